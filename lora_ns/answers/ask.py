@@ -90,7 +90,11 @@ def ask(opened: Opened, suite: Suite, rows: Sequence[Row], like: Manifest) -> As
         return Asked(suite, golds, task.items, range(len(golds)), like.recipe.generation)
     if isinstance(suite, DriftSuite):
         _check_base_is_there(opened)
-        greedy = Generation(max_new_tokens=suite.max_new_tokens, batch_size=like.recipe.generation.batch_size)
+        greedy = Generation(
+            max_new_tokens=suite.max_new_tokens,
+            batch_size=like.recipe.generation.batch_size,
+            max_batch_tokens=like.recipe.generation.max_batch_tokens,
+        )
         return replace(_to_write(opened, suite, chosen, like), generation=greedy)
     return (_to_write if suite.asks == "write" else _to_score)(opened, suite, chosen, like)
 

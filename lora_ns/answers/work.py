@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from lora_ns.answers.drift import drift_from_base
-from lora_ns.answers.generate import like_lengths
+from lora_ns.answers.generate import like_lengths, repetitions
 from lora_ns.answers.label import Sentence, logits, prediction, score_sequences, tag_words
 from lora_ns.answers.loss import choice_losses
 from lora_ns.answers.opened import Opened, Trained, make_writer
@@ -35,14 +35,16 @@ class Task:
     weights: str = ADAPTER
     """The weights to compute with, as `Weights.using` takes them."""
     numbers: Sequence[int] = ()
-    """Numbers of the batches, on which sampling depends, if they are some of a larger task; empty if they are all."""
+    """Numbers of the batches, if they are some of a larger task; empty if they are all."""
+    draws: Sequence[int] = ()
+    """For each prompt to sample an answer to, the number of times that it comes before; empty for other kinds."""
 
     def number(self, batch: int) -> int:
         """The number of a batch in the whole task."""
         return self.numbers[batch] if self.numbers else batch
 
     def without(self, done: Collection[int]) -> Task:
-        """The batches with an item that is not done, as they are: results depend on the other items of their batch."""
+        """The batches with an item that is not done, as they are: the last digits of results depend on their batch."""
         left = [batch for batch, places in enumerate(self.batches) if not all(place in done for place in places)]
         items = [place for batch in left for place in self.batches[batch]]
         new = {place: number for number, place in enumerate(items)}
@@ -51,11 +53,16 @@ class Task:
             items=[self.items[place] for place in items],
             batches=[[new[place] for place in self.batches[batch]] for batch in left],
             numbers=[self.number(batch) for batch in left],
+            draws=[self.draws[place] for place in items] if self.draws else (),
         )
 
     def batch(self, number: int) -> list[Any]:
         """The items of a batch."""
         return [self.items[place] for place in self.batches[number]]
+
+    def batch_draws(self, number: int) -> list[int]:
+        """The draws of the items of a batch; empty if there are none."""
+        return [self.draws[place] for place in self.batches[number]] if self.draws else []
 
     def in_order(self, found: Sequence[Sequence[Any]]) -> list[Any]:
         """Rearrange the results of all batches into the order of the items."""
@@ -85,7 +92,8 @@ class Compute(Protocol):
 
 def writing(prompts: Sequence[list[int]], generation: Generation, weights: str = ADAPTER, kind: Kind = "write") -> Task:
     """A task that generates answers, of the base for `drift`; prompts of similar length share a batch."""
-    return Task(kind, prompts, like_lengths(prompts, generation.batch_size), generation, weights)
+    draws = repetitions(prompts) if generation.do_sample else ()
+    return Task(kind, prompts, like_lengths(prompts, generation), generation, weights, draws=draws)
 
 
 def in_turn(kind: Kind, items: Sequence[Any], size: int, weights: str = ADAPTER) -> Task:
@@ -119,7 +127,7 @@ def compute_here(
             by_batch = []
             for number, places in enumerate(task.batches):
                 with weights.using(task.weights) as trained:
-                    of_batch = task.kind, task.batch(number), task.generation, task.number(number)
+                    of_batch = task.kind, task.batch(number), task.generation, task.batch_draws(number)
                     by_batch.append(compute_batch(trained, *of_batch))
                 for place, one in zip(places, by_batch[-1], strict=True):
                     on_result(position, place, one)
@@ -133,26 +141,30 @@ def compute_here(
 
 
 def compute_batch(
-    trained: Trained, kind: Kind, items: Sequence[Any], generation: Generation | None, number: int
+    trained: Trained, kind: Kind, items: Sequence[Any], generation: Generation | None, draws: Sequence[int]
 ) -> list[Any]:
-    """The results of one batch, which depend only on its items and its number.
+    """The results of one batch, which depend only on its items and its draws.
 
     Raises:
         RunError: if there is not enough memory.
     """
-    remedy = "set a smaller `generation.batch_size`" if len(items) > 1 else "free memory, or shorten the row"
+    remedy = (
+        "set a smaller `generation.batch_size` or `generation.max_batch_tokens`"
+        if len(items) > 1
+        else "free memory, or shorten the row"
+    )
     with telling_memory_errors(lambda: f"out of memory at batch size {len(items):,}", remedy):
-        return _compute_batch(trained, kind, items, generation, number)
+        return _compute_batch(trained, kind, items, generation, draws)
 
 
 def _compute_batch(
-    trained: Trained, kind: Kind, items: Sequence[Any], generation: Generation | None, number: int
+    trained: Trained, kind: Kind, items: Sequence[Any], generation: Generation | None, draws: Sequence[int]
 ) -> list[Any]:
     trained.model.eval()
     if kind == "write":
         assert generation is not None, "a task of kind `write` has generation settings"
         writer = make_writer(trained.manifest, trained.model, trained.tokenizer)
-        return [asdict(answer) for answer in writer.answer_batch(items, generation, number)]
+        return [asdict(answer) for answer in writer.answer_batch(items, generation, draws)]
     if kind == "drift":
         assert generation is not None, "a task of kind `drift` has generation settings"
         return drift_from_base(trained, items, generation)

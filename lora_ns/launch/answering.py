@@ -57,7 +57,7 @@ def compute_by(
 ) -> Compute:
     """Compute in worker processes, or in this process if one worker or one batch is enough.
 
-    Workers report their results at the end. If one fails or is stopped, its finished batches are still reported.
+    Results are reported as the workers finish their batches, also those of a worker that fails or is stopped later.
 
     Args:
         workers: number of processes, and how each opens the run.
@@ -100,13 +100,23 @@ def _divide(
     device, tell_rows = opened.manifest.plan.device.value, row_progress(tasks, tell)
     with StopSignal(is_noted=True).listening() as stop:
         environments = worker_environments(os.environ, count, device, workers.machine)
-        try:
-            run_workers(folder, environments, tell_rows, lambda: stop.number)
-        finally:
-            found = {(task, batch): items for own in files for task, batch, items in _found(own)}
-            for (task, batch), items in found.items():
+        found: dict[tuple[int, int], list[Any]] = {}
+        parts = [_Part(own.part) for own in files]
+
+        def gather() -> None:
+            for task, batch, items in (line for part in parts for line in part.new_lines()):
+                found[task, batch] = items
                 for place, one in zip(tasks[task].batches[batch], items, strict=True):
                     on_result(task, place, one)
+
+        def tell_all(done: int) -> None:
+            gather()
+            tell_rows(done)
+
+        try:
+            run_workers(folder, environments, tell_all, lambda: stop.number)
+        finally:
+            gather()
     return [
         task.in_order([found[position, number] for number in range(len(task.batches))])
         for position, task in enumerate(tasks)
@@ -129,7 +139,8 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
                 "weights": task.weights,
                 "generation": task.generation.model_dump_json() if task.generation else None,
                 "batches": [
-                    (batch, task.number(batch), task.batch(batch)) for batch in range(number, len(task.batches), count)
+                    (batch, task.batch_draws(batch), task.batch(batch))
+                    for batch in range(number, len(task.batches), count)
                 ],
             }
             for task in tasks
@@ -137,14 +148,24 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
     }
 
 
-def _found(files: WorkerFiles) -> Iterator[tuple[int, int, list[Any]]]:
-    """Results of a process so far: index of the task, index of the batch, and its items. A partial line is ignored."""
-    if not files.part.exists():
-        return
-    with files.part.open("rb") as part:
-        for line in part:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+@dataclass
+class _Part:
+    """The results of a process, read as it writes them."""
+
+    file: Path
+    read: int = 0
+    """Bytes of the lines that were read."""
+
+    def new_lines(self) -> Iterator[tuple[int, int, list[Any]]]:
+        """Results since the last call: index of the task, of the batch, and its items. A partial line is left."""
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as part:
+            part.seek(self.read)
+            for line in part:
+                if line.endswith(b"\n"):
+                    self.read += len(line)
+                    yield json.loads(line)
 
 
 def initialise_in_subprocess(run: RunDir, device: str, machine: Machine) -> None:
@@ -176,8 +197,8 @@ def work(files: WorkerFiles) -> None:
     with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:
         for position, task in enumerate(share["tasks"]):
             generation = Generation.model_validate_json(task["generation"]) if task["generation"] else None
-            for batch, number, items in task["batches"]:
+            for batch, draws, items in task["batches"]:
                 with weights.using(task["weights"]) as trained:
-                    found = compute_batch(trained, task["kind"], items, generation, number)
+                    found = compute_batch(trained, task["kind"], items, generation, draws)
                 part.write(f"{json.dumps([position, batch, found])}\n".encode())
                 done.write(b"." * len(items))

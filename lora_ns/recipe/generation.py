@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lora_ns.table import NonNegativeInt, PositiveFloat, PositiveInt, Probability, Seed, Table
 
 
@@ -13,7 +11,10 @@ class Generation(Table):
     max_new_tokens: PositiveInt = 256
     """Maximum length of an answer, in tokens."""
     batch_size: PositiveInt = 8
-    """Prompts per batch. Greedy answers do not depend on it."""
+    """Maximum number of prompts per batch. Answers do not depend on it."""
+    max_batch_tokens: PositiveInt | None = None
+    """Maximum tokens of a batch with padding, prompts and answers together; a longer prompt is alone. Batches of short
+    prompts can then be larger (raise `batch_size`) without running out of memory at long ones."""
     do_sample: bool = False
     """Sample tokens instead of taking the most likely one."""
     temperature: PositiveFloat = 1.0
@@ -25,15 +26,4 @@ class Generation(Table):
     repetition_penalty: PositiveFloat = 1.0
     """Above 1, makes tokens that have already occurred less likely."""
     seed: Seed = 42
-    """Seed of the sampling."""
-
-    def to_kwargs(self) -> dict[str, Any]:
-        """Return the arguments of `transformers.GenerationConfig`, those for sampling only with `do_sample`."""
-        kwargs: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens,
-            "do_sample": self.do_sample,
-            "repetition_penalty": self.repetition_penalty,
-        }
-        if self.do_sample:
-            kwargs |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        return kwargs
+    """Seed of the sampling. What is sampled for a row depends on it and on the prompt, not on other rows."""

@@ -1,6 +1,7 @@
 """An answer is that of its prompt alone, whatever it shares a batch with, and has all that was written but its end."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import transformers
 from shapes import SHAPES, make_tokenizer
 
 import lora_ns.assets
-from lora_ns.answers.generate import Writer, short_reach, up_to_stop, written_text
+from lora_ns.answers.generate import Writer, like_lengths, short_reach, up_to_stop, written_text
 from lora_ns.recipe.generation import Generation
 
 NANO = Path(lora_ns.assets.__file__).parent / "nano"
@@ -75,9 +76,65 @@ def test_an_answer_does_not_depend_on_what_it_is_batched_with(name: str, penalty
 
 def stop_in(model: transformers.PreTrainedModel, prompt: list[int], generation: Generation) -> int:
     """A token that the model writes after a prompt before it has to end, and not at once."""
-    settings = transformers.GenerationConfig(**{**generation.to_kwargs(), "max_new_tokens": 9}, pad_token_id=0)
+    penalty = generation.repetition_penalty
+    settings = transformers.GenerationConfig(max_new_tokens=9, repetition_penalty=penalty, pad_token_id=0)
     written = model.generate(torch.tensor([prompt]), generation_config=settings)[0, len(prompt) :].tolist()
     return next((token for token in written[2:] if token not in written[:2]), written[-1])
+
+
+@pytest.mark.parametrize("name", ["nano", *BUILT])
+def test_what_is_sampled_depends_on_the_prompt_alone(name: str) -> None:
+    model, tokenizer = model_of(name), make_tokenizer(SHAPES["gemma"])
+    room, lengths = LENGTHS.get(name, LENGTHS["small"])
+    prompts = prompts_of([length if length > 2 else room + length for length in lengths])
+    prompts += [prompts[1], prompts[1]]  # asked three times
+    alone = Generation(batch_size=1, max_new_tokens=MOST, do_sample=True, temperature=1.3, top_p=0.95, seed=3)
+    writer = Writer(model, tokenizer, (stop_in(model, prompts[0], alone),), "float32", room)
+    expected = writer.answer(prompts, alone)
+    torch.manual_seed(11)
+    for change in ({"batch_size": 2}, {"batch_size": 5}, {"batch_size": 9, "max_batch_tokens": 90}):
+        together = alone.model_copy(update=change)
+        assert writer.answer(prompts, together) == expected
+        order = random.Random(5).sample(range(len(prompts) - 2), len(prompts) - 2)
+        assert writer.answer([prompts[number] for number in order], together) == [expected[number] for number in order]
+    assert torch.rand(1).item() == torch.rand(1, generator=torch.Generator().manual_seed(11)).item(), "nothing drawn"
+    assert len({answer.text for answer in (expected[1], *expected[-2:])}) > 1
+    other = writer.answer(prompts, alone.model_copy(update={"seed": 4}))
+    assert [answer.text for answer in other] != [answer.text for answer in expected]
+    assert writer.answer(prompts[:2], alone.model_copy(update={"top_k": 1})) == writer.answer(
+        prompts[:2], alone.model_copy(update={"do_sample": False})
+    )
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
+    model, tokenizer = model_of("gpt2"), make_tokenizer(SHAPES["gemma"])
+    (prompt,), count = prompts_of([5]), 2000
+    settings = Generation(batch_size=500, max_new_tokens=1, do_sample=True, temperature=2.0, top_k=6, top_p=0.9)
+    writer = Writer(model, tokenizer, (), "float32", 48)
+    draws = [writer.write([prompt] * 500, settings, range(start, start + 500)) for start in range(0, count, 500)]
+    found = Counter(tokens[0] for batch in draws for tokens in batch)
+    with torch.no_grad():
+        best = (model(torch.tensor([prompt])).logits[0, -1] / 2).topk(6)
+    chances = best.values.softmax(0)
+    kept = [place for place in range(6) if chances[:place].sum() < 0.9]
+    expected = {int(best.indices[place]): float(chances[place] / chances[kept].sum()) for place in kept}
+    assert {*found} == {*expected}
+    for token, chance in expected.items():
+        assert abs(found[token] / count - chance) < 4 * (chance * (1 - chance) / count) ** 0.5
+
+
+@pytest.mark.parametrize("most", [None, 1, 60, 100, 1000])
+def test_batches_are_as_full_as_the_settings_allow(most: int | None) -> None:
+    lengths = [40, 3, 3, 9, 14, 60, 2, 2, 14]
+    settings = Generation(batch_size=4, max_new_tokens=10, max_batch_tokens=most)
+    batches = like_lengths(prompts_of(lengths), settings)
+    assert sorted(place for batch in batches for place in batch) == [*range(len(lengths))]
+    sizes = [[lengths[place] + 10 for place in batch] for batch in batches]
+    assert [size for batch in sizes for size in batch] == sorted(length + 10 for length in lengths)
+    for batch, after in zip(sizes, [*sizes[1:], None], strict=True):
+        assert len(batch) == 1 or (len(batch) <= 4 and (most is None or len(batch) * batch[-1] <= most))
+        fuller = len(batch) + 1
+        assert after is None or fuller > 4 or (most is not None and fuller * after[0] > most)
 
 
 def test_positions_that_follow_the_longest_row_are_known() -> None:

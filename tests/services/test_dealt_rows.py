@@ -91,6 +91,14 @@ def test_answers_that_are_drawn_are_those_of_one_process(lora_run, tmp_path, sha
     assert said(*asked, "--set", "generation.seed=43") != alone
 
 
+def test_artefacts_and_several_adapters_answer_as_in_one_process(lora_run, tmp_path, shares):
+    lorans("export", lora_run.path, "--to", "plain", "-o", tmp_path / "plain")
+    file = file_of(tmp_path, ASKED)
+    for asked in ((tmp_path / "plain",), (lora_run.path, "--adapter", tmp_path / "plain", "--base-too")):
+        assert said(*asked, "--input-file", file, *QUICK, *TWO) == said(*asked, "--input-file", file, *QUICK)
+    assert shares == [0, 1, 0, 1]
+
+
 def test_classes_and_tags_are_those_of_one_process(classifier_run, tags_run, tmp_path, shares):
     texts = [{"text": text, "id": number} for number, text in enumerate(("PLUM", "a long plum", "x", "OTTER", "ember"))]
     for run, rows in ((classifier_run, texts), (tags_run, TAGGED[:5])):

@@ -89,7 +89,7 @@ FAULTS = {
     "nothing there": (
         lambda place, _: shutil.rmtree(place),
         UsageError,
-        "no such run directory .name the `output_dir`.*, or what",
+        "no such run directory .*, or what",
     ),
     "an empty folder": (
         lambda place, _: [file.unlink() for file in place.iterdir()],
