@@ -40,17 +40,17 @@ def made(run, folder, kind):
     if kind == "merge":
         lorans("merge", run.path, "--output", folder / "merge", "--dtype", "float32")
         return folder / "merge"
-    name, more = (f"{kind}.gguf", ["--type", "f32"] if kind == "gguf" else []) if "gguf" in kind else (kind, [])
+    name, more = f"{kind}.gguf" if "gguf" in kind else kind, ["--type", "f32"] if kind in {"gguf", "ollama"} else []
     lorans("export", run.path, "--to", kind, "--output", folder / name, *more)
     return folder / name
 
 
-KINDS = ["plain", "merged", "merge", "gguf", "gguf-lora"]
+KINDS = ["plain", "merged", "merge", "gguf", "ollama", "gguf-lora"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_artefact_alone_answers_as_its_run(lora_run, tmp_path, texts, kind):
-    if "gguf" in kind:
+    if kind in {"gguf", "ollama", "gguf-lora"}:
         pytest.importorskip("gguf")
     run = RunDir(Path(shutil.copytree(lora_run.path, tmp_path / "run")))
     expected = answers(run.path, texts, *SHORT)
