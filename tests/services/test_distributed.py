@@ -183,6 +183,7 @@ def check_nothing_is_left(run):
             assert process.status() == psutil.STATUS_ZOMBIE or process.wait(10) is None  # what is killed takes a moment
 
 
+@pytest.mark.cluster
 def test_what_a_rank_says_comes_through(trained, tmp_path):
     with pytest.raises(LoransError, match=r"rank [01] on .*: .*(nan|inf).*\(lower `training.learning_rate`") as caught:
         trained(RECIPE, *SHARED, *TWO, "training.learning_rate=1e30", "training.warmup_steps=0")

@@ -45,7 +45,7 @@ KINDS = {
     ),
 }
 """Recipe, rows and overrides by what is predicted; the words of a micro-batch are not as many in each process."""
-SAMPLE = {"ddp": ("scores", "tags"), "fsdp": ("scores",)}
+SAMPLE = {"ddp": ("tags",), "fsdp": ("scores",)}
 """What is trained whenever the tests run, with what `test_strategies` has."""
 
 

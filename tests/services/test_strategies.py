@@ -138,6 +138,22 @@ OTHERS = {
 }
 
 
+OFTEN = ("stream", "goes-on", "tokens-tied", "pairs")
+"""Runs of other subjects that are trained whenever the tests run."""
+
+
+@pytest.fixture(scope="module")
+def seldom(tmp_path_factory):
+    """The other runs of other subjects, in one pair of processes."""
+    return once(tmp_path_factory, "seldom", lambda folder: train_others(folder, OTHERS.keys() - OFTEN))
+
+
+def train_others(folder, names):
+    others = {name: OTHERS[name].prepare(folder / name) for name in sorted(names)}
+    drive(named(others, OTHERS))
+    return others
+
+
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
     """What is trained whenever the tests run, all in one pair of processes."""
@@ -148,7 +164,7 @@ def train_sampled(folder):
     runs = {name: prepare_rows(folder / name, name, rows) for name, rows in SAMPLE.items() if name in offered()}
     kinds = {name: labels.prepare_kinds(folder / name, name, found) for name, found in labels.SAMPLE.items()}
     machines = prepare_machines(folder / "machines")
-    others = {name: other.prepare(folder / name) for name, other in OTHERS.items()}
+    others = {name: OTHERS[name].prepare(folder / name) for name in OFTEN}
     texts = [word for name, found in runs.items() for word in named(found, SAMPLE[name])]
     texts += [f"+{run.path}" for found in kinds.values() for run in found.values()]
     texts += named(others, OTHERS)
@@ -176,9 +192,18 @@ def test_each_of_two_machines_has_whole_checkpoints_and_begins_as_the_first(samp
         assert all(torch.equal(got[name], value) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", OFTEN)
 def test_two_processes_do_what_one_does(sampled, tmp_path, name):
-    run = sampled[3][name]
+    check_other(sampled[3][name], tmp_path, name)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", sorted(OTHERS.keys() - OFTEN))
+def test_two_processes_do_what_one_does_seldom(seldom, tmp_path, name):
+    check_other(seldom[name], tmp_path, name)
+
+
+def check_other(run, tmp_path, name):
     check_trained(run)
     OTHERS[name].check(run, tmp_path)
 

@@ -87,8 +87,8 @@ OFFLOADED: Mapping[str, Cell] = {
 SAMPLE: Mapping[str, Mapping[str, Cell]] = {
     "ddp": {"lora_ga": STARTS["lora_ga"]},
     "zero2": {"lora": CLUSTER["lora"]},
-    "zero3": {"dora": CLUSTER["dora"], "prompt-tuning": CLUSTER["prompt-tuning"]},
-    "fsdp": {"nf4": CLUSTER["nf4"], "prompt-tuning": CLUSTER["prompt-tuning"]},
+    "zero3": {"dora": CLUSTER["dora"]},
+    "fsdp": {"nf4": CLUSTER["nf4"]},
 }
 """Cells that are trained in every test run."""
 SHARED = (
