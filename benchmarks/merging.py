@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 SHARDS = 8
@@ -73,8 +74,26 @@ def write_adapter(base: Path, folder: Path) -> None:
     save_file(values, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def stream(base: Path, adapter: Path, output: Path) -> float:
-    """Merge as lorans does."""
+def store_quantised(base: Path, folder: Path) -> None:
+    """Write the base as bitsandbytes stores it in nf4."""
+    import torch
+    import transformers
+
+    settings = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        llm_int8_skip_modules=["lm_head"],
+    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.bfloat16, quantization_config=settings, device_map={"": "cpu"}
+    )
+    model.save_pretrained(folder, max_shard_size=round(1.04 * model.get_memory_footprint() / SHARDS))
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+
+
+def stream(base: Path, adapter: Path, output: Path, quantised: str = "") -> float:
+    """Merge as lorans does, over a base in bfloat16, one that was trained on in nf4, or one that is stored in nf4."""
     import transformers
 
     import lora_ns.services.merge  # noqa: F401 -- what the command imports
@@ -83,15 +102,23 @@ def stream(base: Path, adapter: Path, output: Path) -> float:
     from lora_ns.merging.stream import stream as merge
     from lora_ns.model.files import find_base
     from lora_ns.model.load import Loading
+    from lora_ns.quantizers.bitsandbytes import Bnb4Bit
 
     import peft  # isort: skip
 
     del peft
+    if quantised:
+        import bitsandbytes
+
+        del bitsandbytes
     transformers.LlamaForCausalLM  # noqa: B018 -- imports it
     began = time.perf_counter()
-    found = find_base(str(base), "main", [], download=False)
+    place = base.with_name("stored") if quantised == "stored" else base
+    found = find_base(str(place), "main", [], download=False)
     assert found is not None
     loading = Loading(task_type="CAUSAL_LM", dtype="bfloat16", device="cpu")
+    if quantised:
+        loading = replace(loading, dtype="float32", quantization=Bnb4Bit(method="bnb-4bit"))
     what = Merging(
         base=found,
         loading=loading,
@@ -137,6 +164,8 @@ def whole(base: Path, adapter: Path, output: Path, dtype: str = "bfloat16") -> f
 WAYS = {
     "copy": copy,
     "lorans": stream,
+    "lorans, trained on nf4": functools.partial(stream, quantised="at once"),
+    "lorans, stored in nf4": functools.partial(stream, quantised="stored"),
     "merge_and_unload": whole,
     "merge_and_unload in float32": functools.partial(whole, dtype="float32"),
 }
@@ -174,6 +203,7 @@ def main() -> None:
         folder = Path(name)
         write_base(folder / "base", given.size)
         write_adapter(folder / "base", folder / "adapter")
+        store_quantised(folder / "base", folder / "stored")
         largest = max(file.stat().st_size for file in (folder / "base").glob("*.safetensors")) / 1e6
         shards = len(list((folder / "base").glob("*.safetensors")))
         print(f"{shards} shards, the largest {largest:,.0f} MB: at most {1.5 * largest + 300:,.0f} MB of memory")

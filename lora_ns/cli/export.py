@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, RunPath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, Into, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import Progress, forcing, note, number, print_json
 from lora_ns.cli.trust import trust_run
@@ -25,8 +25,8 @@ Kind = Literal["plain", "merged", "quantized", "gguf", "ollama", "gguf-lora"]
 
 _OPTIONS = {
     "plain": ("--rank", "--energy"),
-    "merged": ("--dtype", "--max-shard-size"),
-    "quantized": ("--type",),
+    "merged": ("--dtype", "--max-shard-size", "--into"),
+    "quantized": ("--type", "--into"),
     "gguf": ("--type", "--llama-cpp"),
     "ollama": ("--type", "--llama-cpp"),
     "gguf-lora": ("--rank", "--energy"),
@@ -84,6 +84,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    into: Into = None,
     type_: Annotated[
         str | None,
         typer.Option(
@@ -124,7 +125,7 @@ def export(
     from lora_ns.services.export_quantized import export_quantized
 
     given: dict[str, object] = {"--rank": rank, "--energy": energy, "--dtype": dtype}
-    given |= {"--max-shard-size": max_shard_size, "--type": type_, "--llama-cpp": llama_cpp}
+    given |= {"--max-shard-size": max_shard_size, "--type": type_, "--llama-cpp": llama_cpp, "--into": into}
     _check_options(to, given)
     opened = RunDir.open_to_use(run, note)
     trust_run(trust_remote_code, opened, base)
@@ -134,14 +135,15 @@ def export(
         if to == "plain":
             result = export_plain(opened, place, rank, energy, base, forced, progress)
         elif to == "quantized":
-            result = export_quantized(opened, place, type_ or "nf4", base, forced, progress)
+            result = export_quantized(opened, place, type_ or "nf4", base, forced, progress, into == "original")
         elif to in {"gguf", "ollama"}:
             write = export_gguf if to == "gguf" else export_ollama
             result = write(opened, place, type_ or "f16", llama_cpp, base, forced, progress)
         elif to == "gguf-lora":
             result = export_gguf_lora(opened, place, rank, energy, base, forced, progress)
         else:
-            result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress)
+            chosen = into == "original"
+            result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress, None, chosen)
     if as_json:
         print_json(result)
         return
@@ -222,9 +224,11 @@ def rows_of(result: ExportResult) -> Iterator[tuple[str, str]]:
     if isinstance(made, QuantizedModel):
         yield "quantised model", result.output
         yield "type", f"{made.type}, {number(made.parameters)} parameters in {made.size / 1e6:,.1f} MB"
+        yield from _price(result, made.loss)
         return
     yield "merged model", result.output
     yield from _merged(made)
+    yield from _price(result, made.loss)
 
 
 def _merged(made: MergeResult) -> Iterator[tuple[str, str]]:
@@ -242,8 +246,13 @@ def _merged(made: MergeResult) -> Iterator[tuple[str, str]]:
             f"training rounded the inputs of layers, the merged model does not: logits differ by "
             f"{made.int8_difference:.1e} of the largest, KL {made.int8_divergence:.1e}",
         )
-    if made.loss:
-        yield "not exact", made.loss
+
+
+def _price(result: ExportResult, loss: str | None) -> Iterator[tuple[str, str]]:
+    """Describe what a choice costs."""
+    if loss and (found := result.proof.comparison):
+        away = f"logits differ by {found.largest_difference:.1e} of the largest, KL {found.divergence:.1e}"
+        yield "price", f"{loss}: {away}"
 
 
 def rows_of_proof(proof: Proof) -> Iterator[tuple[str, str]]:

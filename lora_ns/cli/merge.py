@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lora_ns.cli.export import rows_of, rows_of_proof
-from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, RunPath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, Into, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import Progress, forcing, note, print_json
 from lora_ns.cli.trust import trust_run
@@ -76,6 +76,7 @@ def merge(
             show_default=False,
         ),
     ] = None,
+    into: Into = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
@@ -97,7 +98,8 @@ def merge(
     with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
         place = output.absolute()
-        result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress, combination)
+        chosen = into == "original"
+        result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress, combination, chosen)
     if as_json:
         proof = {"verified": result.proof.is_verified, "proof": asdict(result.proof)}
         print_json({**asdict(cast("MergeResult", result.made)), **proof})

@@ -85,6 +85,18 @@ BasePath = Annotated[
 ]
 
 
+Into = Annotated[
+    Literal["trained", "original"] | None,
+    typer.Option(
+        "--into",
+        metavar="WEIGHTS",
+        help="Weights of a quantised base to merge into: trained, as training computed with them; or original, as they "
+        "were before, at a price that is measured and stated; default: trained.",
+        show_default=False,
+    ),
+]
+
+
 Force = Annotated[
     bool,
     typer.Option("--force", help="Continue even if the base, tokenizer, template or adapter does not match the run."),

@@ -70,6 +70,8 @@ class QuantizedModel:
     parameters: int
     size: int
     """Bytes of the weights."""
+    loss: str | None = None
+    """What else than quantisation changes the answers; None for nothing."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,11 @@ def write_card(place: Path, result: ExportResult, run: RunDir) -> None:
 def about_proof(result: ExportResult) -> str:
     """Describe how an artefact compares with the trained model, and why it may differ."""
     made = result.made
-    if not isinstance(made, MergeResult):
+    if not isinstance(made, (MergeResult, QuantizedModel)):
         return str(result.proof)
     loss = f" It was {made.loss}: the difference is measured, and has no bound." if made.loss else ""
-    runs = f" The trained model is here the combination of runs: {made.combined}." if made.combined else ""
+    combined = made.combined if isinstance(made, MergeResult) else None
+    runs = f" The trained model is here the combination of runs: {combined}." if combined else ""
     return f"{result.proof}{runs}{loss}"
 
 

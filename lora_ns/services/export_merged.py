@@ -27,6 +27,7 @@ def export_merged(
     force: Force = REFUSED,
     observer: Observer | None = None,
     combination: Combination | None = None,
+    into_original: bool = False,
 ) -> ExportResult:
     """Merge a run's adapter into its base as `merge` does, read the folder back, and compare it with the trained model.
 
@@ -42,6 +43,8 @@ def export_merged(
         force: the response to a part that does not match the manifest. On another base, the difference is measured.
         observer: receives the stages.
         combination: runs to combine, of which this is the first.
+        into_original: merge into the weights that the base had before it was quantised for training, and measure the
+            difference from the trained model.
 
     Raises:
         UsageError: as `merge` and `combine` do.
@@ -54,7 +57,7 @@ def export_merged(
             adapter = combine(combination, stack.enter_context(temporary_folder()), base_path, force, observer)
         proving = _Proving(output, observer, adapter, str(combination) if combination else None)
         size = max_shard_size or LARGEST_SHARD
-        merge(run, output, base_path, dtype, force, observer, size, adapter, proving)
+        merge(run, output, base_path, dtype, force, observer, size, adapter, proving, into_original)
     (result,) = proving.results
     return proven(result)
 

@@ -60,6 +60,7 @@ def export_quantized(
     base_path: Path | None = None,
     force: Force = REFUSED,
     observer: Observer | None = None,
+    into_original: bool = False,
 ) -> ExportResult:
     """Merge a run's adapter into its base, quantise the result, and compare it with the trained model.
 
@@ -72,6 +73,7 @@ def export_quantized(
         base_path: path to the base model, if it has moved.
         force: the response to a part that does not match the manifest.
         observer: receives the stages.
+        into_original: merge into the weights that the base had before it was quantised for training.
 
     Raises:
         UsageError: if the type is unknown, or as `merge` does.
@@ -86,14 +88,14 @@ def export_quantized(
     with folder(target) as staged, telling_memory_errors(lambda: message, "free memory"):
         check_space(target, 4 * manifest.base.parameters)
         merged = staged / "merged"
-        found = merge(run, merged, base_path, None, force, observer)
+        found = merge(run, merged, base_path, None, force, observer, into_original=into_original)
         observer.stage(f"quantising to {kind}")
         opened = open_run(run, base_path, force=force)
         loading = replace(loading_of(manifest), quantization=quantization, dtype=found.dtype, added_tokens=())
         replies = _write(opened, merged, staged, target, loading)
         shutil.rmtree(merged)
         size = sum((staged / name).stat().st_size for name in classify(staged).weights or (WEIGHTS,))
-        made = QuantizedModel(kind, found.parameters, size)
+        made = QuantizedModel(kind, found.parameters, size, found.loss)
         proof = replace(verify(opened, staged, observer, lossy=True, made=replies), folder=str(target))
         result = ExportResult(str(output), "quantized", made, proof)
         write_report(staged / REPORT, result, manifest)

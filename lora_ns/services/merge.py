@@ -79,6 +79,7 @@ def merge(
     max_shard_size: str = LARGEST_SHARD,
     adapter: Path | None = None,
     finish: Finish | None = None,
+    into_original: bool = False,
 ) -> MergeResult:
     """Merge a run's adapter into its base.
 
@@ -96,10 +97,11 @@ def merge(
         max_shard_size: largest size of a weight file, such as `5GB`.
         adapter: a LoRA on the run's base to merge instead of the run's own adapter.
         finish: receives the opened run and the folder while it has a temporary name.
+        into_original: merge into the weights that the base had before it was quantised for training.
 
     Raises:
-        UsageError: if the method cannot be merged, the output folder is not empty or is one of the inputs, or a part
-            does not match the manifest.
+        UsageError: if the method cannot be merged, the output folder is not empty or is one of the inputs, a part does
+            not match the manifest, or there are no original weights to choose.
         RunError: if the merged model's logits differ from the adapter's.
     """
     largest = bytes_of(max_shard_size)
@@ -118,7 +120,9 @@ def merge(
         folder(target) as staged,
         telling_memory_errors(lambda: message, "free memory, or use the adapter unmerged"),
     ):
-        merged = _merge(run, manifest, target, staged, base_path, dtype, force, observer, largest, adapter, finish)
+        merged = _merge(
+            run, manifest, target, staged, base_path, dtype, force, observer, largest, adapter, finish, into_original
+        )
     return replace(merged, output=str(output))
 
 
@@ -134,12 +138,13 @@ def _merge(
     largest: int,
     adapter: Path | None,
     finish: Finish | None,
+    into_original: bool,
 ) -> MergeResult:
     base, tokenizer = reopen(run, manifest, base_path, force)
     written = dtype or _stored_dtype(manifest.plan.dtype.value, base.facts.largest_dtype)
     merging = Merging(
         base=base,
-        loading=_loading(run, manifest, base),
+        loading=_original(run, manifest, base) if into_original else _loading(run, manifest, base),
         adapter=adapter or run.adapter,
         output=output,
         dtype=written,
@@ -160,18 +165,21 @@ def _merge(
     observer.stage("writing the tokenizer")
     with telling_disk_errors(output):
         tokenizer.save_pretrained(staged)
-    found = MergeResult(str(output), dtype=written, whole_model=reason, loss=_loss(manifest, base), **asdict(result))
+    loss = _loss(manifest, base, into_original)
+    found = MergeResult(str(output), dtype=written, whole_model=reason, loss=loss, **asdict(result))
     if finish is not None:
         finish(Opened(run, manifest, base, tokenizer), staged, found)
     put(staged, output)
     return found
 
 
-def _loss(manifest: Manifest, base: Base) -> str | None:
+def _loss(manifest: Manifest, base: Base, into_original: bool) -> str | None:
     """The reason why a merged model answers otherwise than the trained one; None if it does not."""
-    if not base.is_fingerprint(manifest.base.fingerprint):
-        return "merged into another base than that of training"
-    return None
+    others = [
+        *(["the original weights instead of the quantised ones of training"] if into_original else []),
+        *([] if base.is_fingerprint(manifest.base.fingerprint) else ["another base than that of training"]),
+    ]
+    return f"merged into {', and '.join(others)}" if others else None
 
 
 def _check_streams(manifest: Manifest, merging: Merging) -> None:
@@ -242,6 +250,19 @@ def _loading(run: RunDir, manifest: Manifest, base: Base) -> Loading:
         remedy = "merge into the full-precision model with `--base FOLDER --force`, or use the adapter unmerged"
         raise UsageError(Problem(str(run.path), what, remedy))
     return replace(loading, quantization=NoQuantization())
+
+
+def _original(run: RunDir, manifest: Manifest, base: Base) -> Loading:
+    """The arguments for loading the original weights of a base that was quantised. Raises `UsageError`."""
+    loading = loading_of(manifest)
+    if loading.quantization.bits is None:
+        what = f"has no effect on {run.path}: its base was not quantised for training"
+        raise UsageError(Problem("--into", what, "leave it out"))
+    if base.facts.quantization:
+        what = f"the base is stored quantised, and its original weights are not in {base.path}"
+        remedy = "name the folder of the original model: `--base FOLDER --force`"
+        raise UsageError(Problem("--into", what, remedy))
+    return replace(loading, device="cpu", dtype="float32", quantization=NoQuantization())
 
 
 _RESTORE = "restore it, or train again"
