@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["adapter", "model", "gguf", "gguf-lora"]
 
-AGAINST = "name the run that it was made from with `--against RUN`"
+AGAINST = "export the run again, or answer from this alone with `--against RUN`"
 
 
 @dataclass(frozen=True)

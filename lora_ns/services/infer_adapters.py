@@ -44,8 +44,12 @@ def adapters_of(first: Opened, others: Sequence[Opened], base_too: bool) -> list
         base_too: whether to ask the base, too.
 
     Raises:
-        UsageError: if one has no adapter, has another base or other labels, or is given twice.
+        UsageError: if one has no adapter, has another base or other labels, or is given twice, or if the base has no
+            trained head.
     """
+    if base_too and not first.manifest.recipe.objective.writes_text:
+        what = "the base has no trained head, so its labels and scores would be random"
+        raise UsageError(Problem("--base-too", what, "leave it out"))
     places = [one.run.path.resolve() for one in (first, *others)]
     for number, one in enumerate((first, *others)):
         where = str(one.run.path)

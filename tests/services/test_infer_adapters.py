@@ -16,7 +16,6 @@ from lora_ns.answers.opened import open_run
 from lora_ns.answers.weights import shares_load
 from lora_ns.cli.app import app
 from lora_ns.errors import UsageError
-from lora_ns.run.directory import RunDir
 
 SHORT = ("--set", "generation.max_new_tokens=8", "--set", "generation.batch_size=2")
 TEXTS = "Spell planet backwards.\nWrite plum in capitals.\nWhat is 12 + 7?\nplum\n"
@@ -122,8 +121,9 @@ def test_what_cannot_answer_beside_a_run_is_refused(lora_run, classifier_run, ru
     elsewhere = run_recipe(tmp_path, on_other, 'training.output_dir="elsewhere"')
     with pytest.raises(UsageError, match="belongs to another base"):
         rows_of(lora_run.path, texts, "--adapter", elsewhere.path)
+    with pytest.raises(UsageError, match="--base-too: the base has no trained head"):
+        rows_of(classifier_run.path, texts, "--base-too")
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "plum", "outputs": 3}\n')
     with pytest.raises(UsageError, match="column `outputs` would be replaced"):
         rows_of(lora_run.path, rows, "--base-too")
-    assert RunDir.open(lora_run.path)

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from test_labels import FEW, TAGGED, TAGS, run_rows
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -69,6 +70,13 @@ def test_labels_are_those_of_the_run(classifier_run, tmp_path, texts, kind):
         assert found.pop("score") == pytest.approx(own.pop("score"), rel=1e-4)
         assert found.pop("scores", None) == pytest.approx(own.pop("scores", None), rel=1e-4)
         assert found == own
+
+
+def test_tags_are_those_of_the_run(tmp_path):
+    run, rows = run_rows(tmp_path, TAGS, TAGGED, *FEW), tmp_path / "rows.jsonl"
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in TAGGED[:3]))
+    expected, found = (answers(place, rows) for place in (run.path, made(run, tmp_path, "merge")))
+    assert [(row["tokens"], row["tags"]) for row in found] == [(row["tokens"], row["tags"]) for row in expected]
 
 
 def test_without_its_record_the_run_is_named(lora_run, tmp_path, texts):
