@@ -90,8 +90,8 @@ def export(
         typer.Option(
             "--type",
             metavar="TYPE",
-            help="Type of the weights. quantized: nf4 (default), fp4, int8, torchao-int8, torchao-float8; gguf and "
-            "ollama: f16 (default), f32, bf16, q8_0, q4_k_m and others.",
+            help="Type of the weights. quantized: nf4 (default), fp4, int8, torchao-int8, torchao-float8, gptq, awq; "
+            "gguf and ollama: f16 (default), f32, bf16, q8_0, q4_k_m and others.",
             show_default=False,
         ),
     ] = None,

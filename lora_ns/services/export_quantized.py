@@ -24,6 +24,7 @@ from lora_ns.quantizers import Quantization
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
+from lora_ns.services.calibrate import calibrated
 from lora_ns.services.export import ExportResult, QuantizedModel, proven, write_card, write_report
 from lora_ns.services.merge import merge
 from lora_ns.services.verify import REPORT, probes_of_run, verify
@@ -34,10 +35,12 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "int8": {"method": "bnb-8bit"},
     "torchao-int8": {"method": "torchao", "quant_type": "Int8WeightOnlyConfig"},
     "torchao-float8": {"method": "torchao", "quant_type": "Float8WeightOnlyConfig"},
+    "gptq": {"method": "gptq"},
+    "awq": {"method": "awq"},
 }
 
 TYPES = tuple(_TABLES)
-"""Types of quantised weights, by bitsandbytes and torchao."""
+"""Types of quantised weights, by bitsandbytes, torchao and GPT-QModel."""
 
 
 def quantiser(kind: str) -> Quantization:
@@ -64,7 +67,8 @@ def export_quantized(
 ) -> ExportResult:
     """Merge a run's adapter into its base, quantise the result, and compare it with the trained model.
 
-    The folder must give the same answers as the model that was written. What quantisation costs is measured.
+    The folder must give the same answers as the model that was written, if lorans wrote it. What quantisation costs is
+    measured.
 
     Args:
         run: the run directory.
@@ -92,7 +96,13 @@ def export_quantized(
         observer.stage(f"quantising to {kind}")
         opened = open_run(run, base_path, force=force)
         loading = replace(loading_of(manifest), quantization=quantization, dtype=found.dtype, added_tokens=())
-        replies = _write(opened, merged, staged, target, loading)
+        if quantization.only_stored:
+            replies = None  # another library writes it, and lorans asks it once it is read back
+            with telling_disk_errors(target):
+                calibrated(opened, merged, staged, kind)
+                _copy_others(merged, staged)
+        else:
+            replies = _write(opened, merged, staged, target, loading)
         shutil.rmtree(merged)
         size = sum((staged / name).stat().st_size for name in classify(staged).weights or (WEIGHTS,))
         made = QuantizedModel(kind, found.parameters, size, found.loss)
@@ -111,8 +121,13 @@ def _write(opened: Opened, merged: Path, staged: Path, target: Path, loading: Lo
     model = load_base(base, loading)
     with telling_disk_errors(target):
         model.save_pretrained(staged)
-        for file in merged.iterdir():
-            if file.is_file() and not file.name.startswith("model") and file.name != SETTINGS:
-                shutil.copyfile(file, staged / file.name)
+        _copy_others(merged, staged)
     probes, _ = probes_of_run(opened)
     return ask_probes(model, probes, model.device, loading.dtype)
+
+
+def _copy_others(merged: Path, staged: Path) -> None:
+    """Copy what is neither weights nor configuration."""
+    for file in merged.iterdir():
+        if file.is_file() and not file.name.startswith("model") and file.name != SETTINGS:
+            shutil.copyfile(file, staged / file.name)

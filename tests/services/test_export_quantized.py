@@ -13,7 +13,8 @@ from lora_ns.answers.opened import open_run
 from lora_ns.cli.app import app
 from lora_ns.errors import MissingError, RunError, UsageError
 from lora_ns.quantizers.bitsandbytes import Bnb8Bit
-from lora_ns.services import export_quantized
+from lora_ns.quantizers.gptqmodel import Awq, Gptq
+from lora_ns.services import calibrate, export_quantized
 from lora_ns.services.export_quantized import TYPES
 from lora_ns.services.verify import verify
 
@@ -25,7 +26,10 @@ def export(run, output, *options):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kind", [*TYPES[:1], *(pytest.param(one, marks=pytest.mark.matrix) for one in TYPES[1:])])
+WRITTEN = [kind for kind in TYPES if kind not in {"gptq", "awq"}]
+
+
+@pytest.mark.parametrize("kind", [*WRITTEN[:1], *(pytest.param(one, marks=pytest.mark.matrix) for one in WRITTEN[1:])])
 def test_what_is_read_back_was_written_and_its_price_is_known(lora_run, tmp_path, kind):
     result = export(lora_run, tmp_path / "small", "--type", kind)
     proof = result["proof"]
@@ -61,4 +65,47 @@ def test_an_unknown_type_and_a_missing_package_are_named(lora_run, tmp_path, mon
     assert importlib.util.find_spec("none_such") is None
     with pytest.raises(MissingError, match="needs `none_such`"):
         export(lora_run, tmp_path / "small", "--type", "int8")
+    assert not (tmp_path / "small").exists()
+
+
+def needs(*names):
+    for name in names:
+        pytest.importorskip(name)
+
+
+@pytest.mark.matrix
+@pytest.mark.filterwarnings("ignore")  # those of GPT-QModel
+def test_a_model_that_is_calibrated_on_the_rows_of_the_run_is_read_back(lora_run, tmp_path):
+    needs("gptqmodel", "optimum")
+    proof = export_quantized.export_quantized(lora_run, tmp_path / "small", "gptq").proof
+    assert proof.is_verified
+    assert (proof.bound, 0 < proof.comparison.divergence < 0.5) == (None, True)
+    config = json.loads((tmp_path / "small/config.json").read_text())["quantization_config"]
+    assert (config["quant_method"], config["bits"], config["group_size"]) == ("gptq", 4, 64)
+    assert not (tmp_path / "small/quant_log.csv").exists()
+    assert verify(open_run(lora_run), tmp_path / "small").is_verified
+
+
+@pytest.mark.matrix
+def test_what_gptqmodel_does_not_take_is_told_in_its_words(lora_run, tmp_path):
+    """AWQ's search for limits needs layers of 64 outputs, or a multiple; nano has 96."""
+    needs("gptqmodel", "optimum")
+    with pytest.raises(RunError, match="GPT-QModel cannot quantise it to `awq`: "):
+        export(lora_run, tmp_path / "small", "--type", "awq")
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("kind", ["gptq", "awq"])
+def test_calibrating_needs_its_package_text_and_rows(lora_run, classifier_run, tmp_path, monkeypatch, kind):
+    with monkeypatch.context() as without:
+        for kinds in (Gptq, Awq):
+            without.setattr(kinds, "packages", ("none_such",))
+        with pytest.raises(MissingError, match=r"needs `none_such`.*pip install 'lora-ns\[gptq\]'"):
+            export(lora_run, tmp_path / "small", "--type", kind)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: object())
+    with pytest.raises(UsageError, match="the run trained a classifier"):
+        export(classifier_run, tmp_path / "small", "--type", kind)
+    monkeypatch.setattr(calibrate, "saved_rows", lambda _: iter(()))
+    with pytest.raises(UsageError, match="is calibrated on training rows"):
+        export(lora_run, tmp_path / "small", "--type", kind)
     assert not (tmp_path / "small").exists()
