@@ -9,6 +9,12 @@ from lora_ns.readers.adapter import Adapter, Layer
 from lora_ns.readers.base import Field, Finding, LoraReader, Stored, merge_remedy
 from lora_ns.readers.starts import moved_base
 
+OTHER_SHAPES = (
+    Field("use_qalora", "refused", "the first factor of QA-LoRA does not have the shape that it expects"),
+    Field("use_bdlora", "refused", "block-diagonal factors do not have the shape that it expects"),
+)
+"""Variants of LoRA whose factors have other shapes."""
+
 
 class LlamaCpp(LoraReader):
     """llama.cpp at commit 0b03adaa: `convert_lora_to_gguf.py`, then `--lora`.
@@ -23,8 +29,7 @@ class LlamaCpp(LoraReader):
     described: ClassVar[str] = "convert_lora_to_gguf.py and llama-adapter.cpp at commit 0b03adaa"
     ignored: ClassVar[Sequence[str]] = ("use_rslora", "alpha_pattern", "rank_pattern")
     fields: ClassVar[Sequence[Field]] = (
-        Field("use_qalora", "refused", "the first factor of QA-LoRA does not have the shape that it expects"),
-        Field("use_bdlora", "refused", "block-diagonal factors do not have the shape that it expects"),
+        *OTHER_SHAPES,
         Field("layer_replication", "refused", "has no name for layers that the base does not have"),
         Field("target_parameters", "refused", "has no name for factors of experts that are stored as one tensor"),
         Field(
@@ -44,12 +49,7 @@ class LlamaCpp(LoraReader):
 
     def names(self, adapter: Adapter) -> Iterator[Finding]:
         """Yield refusals of names that its converter cannot map."""
-        for name in adapter.names:
-            if name.adapter or name.wrapper:
-                part = f".{name.adapter}" if name.adapter else name.wrapper
-                what = f"its converter does not know names with `{part}`"
-                yield Finding("refused", name.key, what, f"rename the tensors: leave out `{part}`")
-                return
+        return untranslated(adapter, "its converter does not know names with")
 
     def more(self, adapter: Adapter) -> Iterator[Finding]:
         """Yield findings about required fields, unpaired factors, initialisations and the head."""
@@ -65,6 +65,15 @@ class LlamaCpp(LoraReader):
     def scale(self, adapter: Adapter, layer: Layer) -> float:
         """Return lora_alpha / rank of the tensor."""
         return tensor_scale(adapter, layer)
+
+
+def untranslated(adapter: Adapter, what: str) -> Iterator[Finding]:
+    """Yield the refusal of the first name with the name of an adapter or of a wrapper; `what` precedes that part."""
+    for name in adapter.names:
+        if name.adapter or name.wrapper:
+            part = f".{name.adapter}" if name.adapter else name.wrapper
+            yield Finding("refused", name.key, f"{what} `{part}`", f"rename the tensors: leave out `{part}`")
+            return
 
 
 def tensor_scale(adapter: Adapter, layer: Layer) -> float:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lora_ns.readers.adapter import Adapter, Layer
 from lora_ns.readers.base import Field, Finding, LoraReader, Stored, in_a_copy, merge_remedy
-from lora_ns.readers.llama_cpp import tensor_scale, unpaired
+from lora_ns.readers.llama_cpp import OTHER_SHAPES, tensor_scale, unpaired, untranslated
 from lora_ns.readers.starts import moved_base
 
 _LAYERS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
@@ -27,8 +27,7 @@ class Ollama(LoraReader):
     described: ClassVar[str] = "convert/ as of 2026"
     ignored: ClassVar[Sequence[str]] = ("use_rslora", "alpha_pattern", "rank_pattern")
     fields: ClassVar[Sequence[Field]] = (
-        Field("use_qalora", "refused", "the first factor of QA-LoRA does not have the shape that it expects"),
-        Field("use_bdlora", "refused", "block-diagonal factors do not have the shape that it expects"),
+        *OTHER_SHAPES,
         Field("layer_replication", "refused", "the base does not have the replicated layers"),
         Field("fan_in_fan_out", "refused", "reads adapters of Llama, Mistral and Gemma 2 only"),
         Field(
@@ -47,12 +46,7 @@ class Ollama(LoraReader):
 
     def names(self, adapter: Adapter) -> Iterator[Finding]:
         """Yield refusals of names that its converter does not translate."""
-        for name in adapter.names:
-            if name.adapter or name.wrapper:
-                part = f".{name.adapter}" if name.adapter else name.wrapper
-                what = f"fails to load names with `{part}`"
-                yield Finding("refused", name.key, what, f"rename the tensors: leave out `{part}`")
-                return
+        return untranslated(adapter, "fails to load names with")
 
     def more(self, adapter: Adapter) -> Iterator[Finding]:
         """Yield findings about alpha, layers, unpaired factors, shapes and initialisations."""
