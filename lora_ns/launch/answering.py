@@ -190,10 +190,11 @@ def work(files: WorkerFiles) -> None:
 
         initialise_alone(RunDir.open(Path(share["run"])))
         return
-    force = Force(lambda _: None) if share["force"] else Force()
-    base, against = (Path(share[name]) if share[name] else None for name in ("base", "against"))
+    force = Force(lambda _: None) if share.get("force") else Force()
+    base, against = (Path(share[name]) if share.get(name) else None for name in ("base", "against"))
+    opened = open_place(Path(share["run"]), base, share.get("dtype"), force, against)
     beside = {name: open_place(Path(path), base, share["dtype"], force) for name, path in share["beside"].items()}
-    weights = Weights(open_place(Path(share["run"]), base, share["dtype"], force, against).load(), beside)
+    weights = Weights(opened.load(), beside)
     with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:
         for position, task in enumerate(share["tasks"]):
             generation = Generation.model_validate_json(task["generation"]) if task["generation"] else None
