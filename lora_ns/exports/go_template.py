@@ -14,7 +14,9 @@ from lora_ns.errors import Problem, UsageError
 Turns = Sequence[tuple[str, str]]
 """Roles and texts."""
 
-_ACTION = re.compile(r"\{\{(- )?((?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|/\*.*?\*/|(?!\}\}).)*?)( -)?\}\}", re.DOTALL)
+_ACTION = re.compile(
+    r"\{\{(- )?((?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|/\*.*?\*/|[^\"`/{}]|/(?!\*)|\}(?!\}))*?)( -)?\}\}", re.DOTALL
+)
 _TOKEN = re.compile(
     r"\s*(?:(?P<text>\"(?:\\.|[^\"\\])*\"|`[^`]*`)|(?P<number>-?\d+)|(?P<sign>:=|[=,()])"
     r"|(?P<path>[$.][\w.]*)|(?P<name>[A-Za-z]\w*))"
@@ -105,19 +107,16 @@ def _parsed(template: str) -> tuple[Any, ...]:
     """Return a template as texts, expressions and branches."""
     parts: list[str | tuple[Any, ...]] = []
     place, is_trimmed = 0, False
-    for found in _ACTION.finditer(template):
-        text = template[place : found.start()]
-        if "{{" in text:
-            break
-        text = text.lstrip(_SPACE) if is_trimmed else text
-        parts.append(text.rstrip(_SPACE) if found[1] else text)
+    while (begin := template.find("{{", place)) >= 0:
+        found = _ACTION.match(template, begin)
+        if found is None:
+            raise _UnknownError(f"`{template[begin:][:20]}` is not closed")
+        text = template[place:begin].lstrip(_SPACE if is_trimmed else "")
+        parts.append(text.rstrip(_SPACE if found[1] else ""))
         content = found[2].strip(_SPACE)
         parts.append(() if content.startswith("/*") else tuple(_tokens(content)))
         place, is_trimmed = found.end(), bool(found[3])
-    rest = template[place:]
-    if "{{" in rest:
-        raise _UnknownError(f"`{rest[rest.index('{{') :][:20]}` is not closed")
-    parts.append(rest.lstrip(_SPACE) if is_trimmed else rest)
+    parts.append(template[place:].lstrip(_SPACE if is_trimmed else ""))
     nodes, closing = _block(iter(parts))
     if closing:
         raise _UnknownError(f"`{closing[0]}` closes nothing")

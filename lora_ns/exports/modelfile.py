@@ -83,19 +83,23 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
         elif text[place] in _SPACES + _NEWLINES:
             place += 1
         else:
-            line = text.count("\n", 0, place) + 1
-            end = _end(text, place, _SPACES + _NEWLINES)
+            begin, end = place, _end(text, place, _SPACES + _NEWLINES)
             name = text[place:end].lower()
             if name not in _KNOWN:
-                raise UsageError(Problem("", f"line {line}: `{text[place:end]}` is no command", "export it again"))
+                raise _fault(text, begin, f"`{text[place:end]}` is no command")
             if name == "parameter":
                 place, end = end + 1, _end(text, end + 1, _SPACES + _NEWLINES)
                 name = f"{name} {text[place:end]}"
             found = _value_at(text, end + 1) if text[end : end + 1] in {*_SPACES} else None
             if found is None:
-                raise UsageError(Problem("", f"line {line}: `{name.upper()}` has no whole value", "export it again"))
+                raise _fault(text, begin, f"`{name.upper()}` has no whole value")
             value, place = found
             yield name, value
+
+
+def _fault(text: str, place: int, what: str) -> UsageError:
+    line = text.count("\n", 0, place) + 1
+    return UsageError(Problem("", f"line {line}: {what}", "export it again"))
 
 
 def _end(text: str, place: int, ends: str) -> int:
@@ -105,19 +109,27 @@ def _end(text: str, place: int, ends: str) -> int:
 
 def _value_at(text: str, place: int) -> tuple[str, int] | None:
     """The value at a place, and where it ends; None without its closing quotes. Invisible characters are dropped."""
-    read = ""
+    read, start, end = list[str](), 0, 0
     for at in range(place, len(text) + 1):
         char = text[at : at + 1]
-        if char in {"", *_NEWLINES} and (value := _unquoted(read.strip())) is not None:
-            return value, at
-        read += char if char.isprintable() or char in _SPACES + _NEWLINES else ""
+        if char in {"", *_NEWLINES}:
+            head, tail = (read[start : start + 3], read[max(start, end - 3) : end])
+            if _is_closed("".join(head), "".join(tail), end - start):
+                return _unquoted("".join(read[start:end])), at
+        if char.isprintable() or char in _SPACES + _NEWLINES:
+            read.append(char)
+            if not char.isspace():
+                start, end = (start if end else len(read) - 1), len(read)
     return None
 
 
-def _unquoted(value: str) -> str | None:
-    """A value without its quotes; None if they are not closed."""
-    for quotes in (_QUOTES, '"'):
-        if value.startswith(quotes):
-            is_closed = len(value) >= 2 * len(quotes) and value.endswith(quotes)
-            return value[len(quotes) : -len(quotes)] if is_closed else None
-    return value
+def _is_closed(head: str, tail: str, length: int) -> bool:
+    """True if a value ends with the quotes that it starts with, or has none."""
+    quotes = next((one for one in (_QUOTES, '"') if head.startswith(one)), "")
+    return length >= 2 * len(quotes) and tail.endswith(quotes)
+
+
+def _unquoted(value: str) -> str:
+    """A value without its quotes."""
+    quotes = next((one for one in (_QUOTES, '"') if value.startswith(one)), "")
+    return value[len(quotes) : len(value) - len(quotes)]

@@ -109,7 +109,7 @@ def test_turns_become_the_values_that_ollama_gives(name):
         ("{{ slice .Messages }}", "evaluate"),
         ("{{ if .Prompt }}{{ .Response }}{{ end }}", "inside a block"),
         ('{{ "\\z" }}', r"`\\z`"),
-        ('{{ "a }}', '`"a`'),
+        ('{{ "a }}', "is not closed"),
         ("{{ if .System }}" * 2000, "evaluate"),
     ],
 )
@@ -118,3 +118,11 @@ def test_what_is_not_known_is_refused(template, told):
         UsageError, match=f"lorans cannot evaluate the TEMPLATE: .*{told}" if told != "evaluate" else told
     ):
         ollama_text(template, TURNS)
+
+
+@pytest.mark.parametrize(
+    "text", ['{{ "a"' * 20_000, "{{ " + '"a"' * 40, "{{ `" * 20_000, "{{ /* " * 20_000, "{{ - " + " -" * 20_000]
+)
+def test_a_hostile_template_ends(text):
+    with pytest.raises(UsageError):
+        executed(text, VALUES)

@@ -1,5 +1,7 @@
 """A chat template as a TEMPLATE of Ollama, in a Modelfile: the same text for every conversation, or a refusal."""
 
+import contextlib
+
 import pytest
 
 pytest.importorskip("transformers")
@@ -154,4 +156,11 @@ def test_a_modelfile_is_read_as_ollama_reads_it(name):
 )
 def test_what_ollama_does_not_read_is_named_with_its_line(text, told):
     with pytest.raises(UsageError, match=told):
+        read_modelfile(text)
+
+
+@pytest.mark.parametrize("text", ['FROM a\nSYSTEM """' + '"\n' * 300_000, "FROM a\n" * 100_000 + "\n" * 300_000])
+def test_a_long_file_is_read_once(text):
+    """A search that began again at each of its lines would not end here."""
+    with contextlib.suppress(UsageError):
         read_modelfile(text)
