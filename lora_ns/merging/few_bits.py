@@ -46,7 +46,7 @@ class FewBits:
 
     def _packed(self, weight: Tensor) -> Any:
         arguments = {key: value for key, value in vars(self.empty.weight).items() if key != "SCB"}
-        return type(self.empty.weight)(weight.clone(), requires_grad=False, **arguments).to("cpu")
+        return type(self.empty.weight)(weight, requires_grad=False, **arguments).to("cpu")
 
 
 def quantised_layers(base: Base, loading: Loading) -> Mapping[str, FewBits]:

@@ -189,6 +189,8 @@ class Lockstep:
             }
             with _holding(held):
                 parts.append(forward(inputs))
+            del held
+            release()  # a part is as large as what the C library keeps for later
         return torch.cat(parts, dim=-1)
 
     def _settled(self, name: str, values: Tensor, way: _Way) -> Tensor:

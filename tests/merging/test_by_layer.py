@@ -103,6 +103,21 @@ def test_an_adapter_that_is_computed_from_the_weights_needs_all_of_them(tmp_path
 
 
 @pytest.mark.matrix
+def test_a_merge_over_four_bits_takes_the_memory_of_modules(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    large = benchmark()
+    large.write_base(tmp_path / "base", 0.8)
+    large.write_adapter(tmp_path / "base", tmp_path / "adapter")
+    large.store_quantised(tmp_path / "base", tmp_path / "stored")
+    ways = ("merge", "merge over nf4", "merge over stored nf4")
+    plain, at_once, stored = (measure(way, tmp_path).bytes for way in ways)
+    module = 4 * 2048 * 5632
+    assert at_once < plain + 2 * module
+    assert stored < plain + 2 * module
+    assert at_once < 400 * 10**6
+
+
+@pytest.mark.matrix
 def test_one_layer_at_a_time_is_in_memory(tmp_path):
     large = benchmark()
     large.write_base(tmp_path / "base", 0.8)

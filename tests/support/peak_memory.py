@@ -59,7 +59,15 @@ def probe(folder: Path, by_layer: bool) -> list[float]:
     ]
 
 
+def merge(folder: Path, quantised: str) -> None:
+    """Merge module by module."""
+    benchmark().stream(folder / "base", folder / "adapter", folder / f"merged {quantised}", quantised)
+
+
 WAYS = {
+    "merge": lambda folder: merge(folder, ""),
+    "merge over nf4": lambda folder: merge(folder, "at once"),
+    "merge over stored nf4": lambda folder: merge(folder, "stored"),
     "whole": lambda folder: probe(folder, by_layer=False),
     "by layer": lambda folder: probe(folder, by_layer=True),
 }
