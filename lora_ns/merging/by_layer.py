@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.merging.lockstep import release
 from lora_ns.merging.opening import quantization_of, read_base
+from lora_ns.merging.pool import release
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.skeleton import attach, without_weights
 from lora_ns.merging.values import Values

@@ -45,7 +45,8 @@ class FewBits:
         return found
 
     def _packed(self, weight: Tensor) -> Any:
-        arguments = {key: value for key, value in vars(self.empty.weight).items() if key != "SCB"}
+        # bitsandbytes would keep the scales in the layer that it is told
+        arguments = {key: value for key, value in vars(self.empty.weight).items() if key not in {"SCB", "module"}}
         return type(self.empty.weight)(weight, requires_grad=False, **arguments).to("cpu")
 
 

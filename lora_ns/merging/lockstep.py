@@ -8,8 +8,6 @@ the weights of its model, is written, and is freed. Nothing is read twice, and o
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lora_ns.errors import LoransError, Problem, RunError, first_line
 from lora_ns.files.shortage import is_out_of_memory
-from lora_ns.merging.pool import Pool, Spilled
+from lora_ns.merging.pool import Pool, Spilled, release
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter, is_finite, rounded
 from lora_ns.merging.skeleton import absent
@@ -190,7 +188,6 @@ class Lockstep:
             with _holding(held):
                 parts.append(forward(inputs))
             del held
-            release()  # a part is as large as what the C library keeps for later
         return torch.cat(parts, dim=-1)
 
     def _settled(self, name: str, values: Tensor, way: _Way) -> Tensor:
@@ -204,6 +201,7 @@ class Lockstep:
         if isinstance(unit, Adapted):
             for name, (module, last) in unit.parameters().items():
                 module.register_parameter(last, _parameter(self.values.whole(name)))
+            release()  # what it took to quantise them
 
     def _merge(self, unit: Unit) -> None:
         if isinstance(unit, Adapted):
@@ -243,12 +241,6 @@ class Lockstep:
         self._merge(unit)
         self._write(unit)
         self._free(unit)
-
-
-def release() -> None:
-    """Give freed memory back to the system. The C library keeps it in pieces that later modules do not fit into."""
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)

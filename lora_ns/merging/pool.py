@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import math
 import mmap
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +62,7 @@ class Pool:
 
     def for_results(self) -> AbstractContextManager[Any]:
         """Give memory of the pool to the large sums and products that are computed in the block, by whatever code."""
-        return _results_in(self)
+        return _results()(self)
 
 
 @dataclass(eq=False)
@@ -86,7 +88,9 @@ def _anonymous(size: int) -> mmap.mmap:
     return pages
 
 
-def _results_in(pool: Pool) -> AbstractContextManager[Any]:
+@functools.cache
+def _results() -> Callable[[Pool], AbstractContextManager[Any]]:
+    """The class of a mode of torch that computes some operations into memory of a pool."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -94,17 +98,18 @@ def _results_in(pool: Pool) -> AbstractContextManager[Any]:
     into = {aten.mm.default: aten.mm.out, aten.mul.Tensor: aten.mul.out, aten.add.Tensor: aten.add.out}
 
     class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Computes some operations into memory of the pool."""
+        def __init__(self, pool: Pool) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self._pool = pool
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             tensors = [value for value in args if isinstance(value, torch.Tensor)]
             if func not in into or kwargs or not all(map(_is_plain, tensors)):
                 return func(*args, **(kwargs or {}))
             shape = [len(args[0]), args[1].shape[1]] if func is aten.mm.default else _broadcast(tensors)
-            return into[func](*args, out=pool.empty(shape, torch.float32))
+            return into[func](*args, out=self._pool.empty(shape, torch.float32))
 
-    found: AbstractContextManager[Any] = Results()  # type: ignore[no-untyped-call]
-    return found
+    return Results
 
 
 def _broadcast(tensors: Sequence[Tensor]) -> Sequence[int]:
@@ -119,6 +124,12 @@ def _is_plain(value: Tensor) -> bool:
     import torch
 
     return value.dtype == torch.float32 and value.device.type == "cpu" and value.is_contiguous()
+
+
+def release() -> None:
+    """Give freed memory back to the system. The C library keeps it in pieces that later modules do not fit into."""
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Spilled:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.errors import Problem, RunError
 from lora_ns.files.disk import check_space, telling_disk_errors
 from lora_ns.merging.layout import Layout
-from lora_ns.merging.lockstep import Lockstep, Model, release
+from lora_ns.merging.lockstep import Lockstep, Model
 from lora_ns.merging.opening import read_base
-from lora_ns.merging.pool import Spilled
+from lora_ns.merging.pool import Spilled, release
 from lora_ns.merging.shards import Entry, ShardWriter
 from lora_ns.merging.skeleton import attach, is_present
 from lora_ns.merging.units import Adapted, Unit, find_units

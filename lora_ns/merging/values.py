@@ -114,7 +114,10 @@ class Values:
             return values
         values = self._in_training(place, values)
         quantised = self._quantised.get(place.parameter or "")
-        return self.pool.cast(values if quantised is None else quantised.values(values), torch.float32)
+        if quantised is None:
+            return self.pool.cast(values, torch.float32)
+        self.pool.clear()  # to quantise takes as much memory as to merge
+        return quantised.values(values).float()
 
     def _in_training(self, place: Place, values: Tensor) -> Tensor:
         import torch
