@@ -147,8 +147,14 @@ def export(
     if as_json:
         print_json(result)
         return
-    commands = [f"ollama create NAME -f {shlex.quote(f'{output}/Modelfile')}"] if to == "ollama" else []
-    show_result("exported", [*rows_of(result), *rows_of_proof(result.proof)], commands)
+    show_result("exported", [*rows_of(result), *rows_of_proof(result.proof)], _next_commands(to, run, output))
+
+
+def _next_commands(to: Kind, run: Path, output: Path) -> list[str]:
+    """The command that takes an artefact further: into Ollama, or to its price in the figures of the run."""
+    if to == "ollama":
+        return [f"ollama create NAME -f {shlex.quote(f'{output}/Modelfile')}"]
+    return [f"lorans eval {shlex.quote(str(run))} --model {shlex.quote(str(output))}"] if to == "quantized" else []
 
 
 def _check_options(to: Kind, given: Mapping[str, object]) -> None:

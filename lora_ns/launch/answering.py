@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lora_ns.answers.artefact import open_place
+from lora_ns.answers.artefact import is_artefact, open_place
 from lora_ns.answers.changed_files import Force
 from lora_ns.answers.opened import Opened
 from lora_ns.answers.weights import Weights
@@ -184,15 +184,18 @@ def initialise_in_subprocess(run: RunDir, device: str, machine: Machine) -> None
 def work(files: WorkerFiles) -> None:
     """Compute a share, as one of the worker processes. Raises `LoransError` like the commands that use a run."""
     share = json.loads(files.share.read_text(encoding="utf-8"))
+    place = Path(share["run"])
+    if not is_artefact(place):
+        RunDir.open(place)  # what is wrong with it needs no library
     prepare(detect(), share["processes"])
     if share.get("begins"):
         from lora_ns.training.fit import initialise_alone
 
-        initialise_alone(RunDir.open(Path(share["run"])))
+        initialise_alone(RunDir(place))
         return
     force = Force(lambda _: None) if share.get("force") else Force()
     base, against = (Path(share[name]) if share.get(name) else None for name in ("base", "against"))
-    opened = open_place(Path(share["run"]), base, share.get("dtype"), force, against)
+    opened = open_place(place, base, share.get("dtype"), force, against)
     beside = {name: open_place(Path(path), base, share["dtype"], force) for name, path in share["beside"].items()}
     weights = Weights(opened.load(), beside)
     with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:
