@@ -45,7 +45,9 @@ def trainer(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.matrix) if name == "adamw_torch_8bit" else name for name in HERE]
+)
 def test_an_optimizer_lowers_the_loss(trainer, name):
     trainer, begun = trainer
     with torch.no_grad():

@@ -138,7 +138,7 @@ OTHERS = {
 }
 
 
-OFTEN = ("stream", "goes-on", "tokens-tied", "pairs")
+OFTEN = ("stream", "goes-on", "pairs")
 """Runs of other subjects that are trained whenever the tests run."""
 
 
@@ -163,13 +163,12 @@ def sampled(tmp_path_factory):
 def train_sampled(folder):
     runs = {name: prepare_rows(folder / name, name, rows) for name, rows in SAMPLE.items() if name in offered()}
     kinds = {name: labels.prepare_kinds(folder / name, name, found) for name, found in labels.SAMPLE.items()}
-    machines = prepare_machines(folder / "machines")
     others = {name: OTHERS[name].prepare(folder / name) for name in OFTEN}
     texts = [word for name, found in runs.items() for word in named(found, SAMPLE[name])]
     texts += [f"+{run.path}" for found in kinds.values() for run in found.values()]
     texts += named(others, OTHERS)
-    drive([*texts, on_machines(machines)])
-    return runs, kinds, machines, others
+    drive(texts)
+    return runs, kinds, others
 
 
 @pytest.mark.parametrize("strategy", [name for name in SAMPLE if name in offered()])
@@ -182,8 +181,10 @@ def test_two_processes_give_the_classifier_of_one(sampled, tmp_path, strategy, k
     labels.check_same(sampled[1][strategy][kind], labels.run_kind(tmp_path, kind))
 
 
-def test_each_of_two_machines_has_whole_checkpoints_and_begins_as_the_first(sampled, alone):
-    runs = sampled[2]
+@pytest.mark.cluster
+def test_each_of_two_machines_has_whole_checkpoints_and_begins_as_the_first(tmp_path, alone):
+    runs = prepare_machines(tmp_path)
+    drive([on_machines(runs)])
     expected = load_file(runs[0].path / AS_TRAINED_AT_ONCE / WEIGHTS)
     for run in runs:
         check_trained(run)
@@ -194,7 +195,7 @@ def test_each_of_two_machines_has_whole_checkpoints_and_begins_as_the_first(samp
 
 @pytest.mark.parametrize("name", OFTEN)
 def test_two_processes_do_what_one_does(sampled, tmp_path, name):
-    check_other(sampled[3][name], tmp_path, name)
+    check_other(sampled[2][name], tmp_path, name)
 
 
 @pytest.mark.cluster

@@ -86,7 +86,6 @@ OFFLOADED: Mapping[str, Cell] = {
 """Cells with CPU offload, by strategy."""
 SAMPLE: Mapping[str, Mapping[str, Cell]] = {
     "ddp": {"lora_ga": STARTS["lora_ga"]},
-    "zero2": {"lora": CLUSTER["lora"]},
     "zero3": {"dora": CLUSTER["dora"]},
     "fsdp": {"nf4": CLUSTER["nf4"]},
 }
