@@ -195,8 +195,8 @@ def staged_file(output: Path, kind: str, manifest: Manifest) -> Iterator[tuple[P
     target = target_of(output)
     is_file = target.suffix == ENDING
     places = [target]
-    if is_file and not _is_left_over(target.with_name(report_name(target)), target):
-        places += [target.with_name(name) for name in beside(target)]
+    if is_file:
+        places += [place for name in beside(target) if not _is_left_over(place := target.with_name(name), target)]
     for place in places:
         if place.exists() and (is_file or not place.is_dir() or any(place.iterdir())):
             raise UsageError(Problem(str(place), "is there already", "choose another `--output`"))
@@ -205,12 +205,14 @@ def staged_file(output: Path, kind: str, manifest: Manifest) -> Iterator[tuple[P
         yield staged / name, staged, target
 
 
-def _is_left_over(report: Path, target: Path) -> bool:
-    """True for a report on a file that is not there, since the command was killed before it named the file."""
+def _is_left_over(place: Path, target: Path) -> bool:
+    """True for a report or a record of a file that is not there, since the command was killed before it named it."""
     try:
-        return not target.exists() and bool(read_json(report)["output"] == str(target))
+        table = read_json(place)
+        is_own = "manifest" in table if place == record_file(target) else table["output"] == str(target)
     except (UsageError, KeyError, TypeError):
         return False
+    return is_own and not target.exists()
 
 
 def _write(staged: Path, file: Path, kind: str, tools: _Tools, opened: Opened) -> GgufFile:

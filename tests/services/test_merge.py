@@ -22,6 +22,7 @@ import lora_ns.services.merge
 from lora_ns.answers.changed_files import Force
 from lora_ns.errors import LoransError, RunError, UsageError
 from lora_ns.exports.card import CARD
+from lora_ns.exports.record import RECORD
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter, bytes_of
 from lora_ns.model.adapter import WEIGHTS
@@ -131,7 +132,7 @@ def told(place):
 
 
 def removed(place):
-    """Remove a folder, or a file with the report beside it."""
+    """Remove a folder, or a file with the report beside it: the record is left over."""
     if place.is_dir():
         shutil.rmtree(place)
     else:
@@ -183,8 +184,8 @@ def test_what_is_killed_at_any_moment_leaves_the_old_state_or_the_whole(lora_run
     assert killed > 10
     work(lora_run, output)
     assert told(output) == expected
-    report = [f"{place}.{REPORT}"] if output.suffix else []
-    assert sorted(path.name for path in tmp_path.iterdir()) == [place, *report]
+    beside = [f"{place}.{REPORT}", f"{place}.{RECORD}"] if output.suffix else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == [place, *beside]
 
 
 @pytest.mark.parametrize("moment", [0, 1, 20, None])
