@@ -186,6 +186,7 @@ def verify(
     differs is named. The command ends with 1 if one does.
     """
     from lora_ns.answers.opened import open_run
+    from lora_ns.exports.modelfile import MODELFILE
     from lora_ns.machine import libraries
     from lora_ns.machine.hardware import detect
     from lora_ns.run.directory import RunDir
@@ -198,7 +199,7 @@ def verify(
     with Progress(1) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
         run, place = open_run(opened, base, force=forced), folder.absolute()
-        if (folder / "Modelfile").is_file():
+        if (folder / MODELFILE).is_file():
             proof = verify_ollama(run, place, progress)
         else:
             proof = (verify_gguf if folder.suffix == ".gguf" else service)(run, place, progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.merging.opening import quantization_of, read_base
 from lora_ns.merging.pool import release
 from lora_ns.merging.refusal import WholeModelError
-from lora_ns.merging.skeleton import attach, without_weights
+from lora_ns.merging.skeleton import attach, is_absent, without_weights
 from lora_ns.merging.values import Values
 from lora_ns.model.files import Base
 from lora_ns.model.load import Loading
@@ -44,18 +44,12 @@ def load_by_layer(base: Base, loading: Loading, adapter: Path | None = None) -> 
         for name, _ in [*module.named_buffers(recurse=False)]:
             if f"{where}{name}" in stored:
                 setattr(module, name, values.in_training(f"{where}{name}").clone())
-        names = [name for name, value in module.named_parameters(recurse=False) if _is_absent(value)]
+        names = [name for name, value in module.named_parameters(recurse=False) if is_absent(value)]
         if names:
             held = _Held(values, {name: f"{where}{name}" for name in names})
             module.register_forward_pre_hook(held.read)
             module.register_forward_hook(held.free, always_call=True)
     return model.eval()
-
-
-def _is_absent(value: Any) -> bool:
-    """True for a parameter that stands for one which is not in memory."""
-    is_one = value.untyped_storage().nbytes() == value.element_size()
-    return is_one and (value.numel() > 1 or bool(value.isnan().all()))
 
 
 @dataclass

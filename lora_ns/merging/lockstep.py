@@ -45,14 +45,14 @@ class Lockstep:
 
     values: Values
     writer: ShardWriter
+    adapter: Spilled
+    """The parameters of the adapter."""
     names: Mapping[str, str]
     """Names in the files of the model's parameters."""
     dtype: str
     """The dtype of the files."""
     rounds_inputs: bool = False
     """True if quantised layers round their inputs, so that training had other answers than their weights give."""
-    spilled: Spilled | None = None
-    """The parameters of the adapter, if they are in a file."""
     done: set[str] = field(default_factory=set)
     """Names of the merged and replaced units."""
     _blocks: Pool = field(default_factory=Pool)
@@ -231,8 +231,7 @@ class Lockstep:
     def _free(self, unit: Unit) -> None:
         for module, last in unit.parameters().values():
             module.register_parameter(last, absent(getattr(module, last)))
-        if self.spilled:
-            self.spilled.release()
+        self.adapter.release()
         release()
 
     def _finish(self, unit: Unit) -> None:

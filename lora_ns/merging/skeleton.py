@@ -79,9 +79,10 @@ def absent(values: Any) -> Any:
     return _frozen(one.expand(values.shape))
 
 
-def is_present(values: Tensor) -> bool:
-    """True for a parameter that is in memory, not an `absent` one."""
-    return values.is_contiguous()
+def is_absent(values: Tensor) -> bool:
+    """True for an `absent` parameter."""
+    is_one = values.untyped_storage().nbytes() == values.element_size()
+    return is_one and (values.numel() > 1 or bool(values.isnan().all()))
 
 
 @dataclass(frozen=True)

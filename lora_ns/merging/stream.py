@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from lora_ns.merging.lockstep import Lockstep, Model
 from lora_ns.merging.opening import read_base
 from lora_ns.merging.pool import Spilled, release
 from lora_ns.merging.shards import Entry, ShardWriter
-from lora_ns.merging.skeleton import attach, is_present
+from lora_ns.merging.skeleton import attach, is_absent
 from lora_ns.merging.units import Adapted, Unit, find_units
 from lora_ns.merging.values import Values
 from lora_ns.model.adapter import adapted_modules
@@ -103,13 +104,13 @@ def _write_weights(
     entries = [Entry(tensor.name, _written(tensor.dtype, merging.dtype), tensor.shape) for tensor in plan.tensors]
     check_space(merging.output, sum(entry.size for entry in entries) + _SMALL_FILES)
     adapted = attach(skeleton, merging.adapter, in_float32=merging.in_float32).eval()
-    spilled = Spilled(folder, filter(is_present, adapted.parameters()))
+    spilled = Spilled(folder, filterfalse(is_absent, adapted.parameters()))
     gc.collect()
     release()
     units = find_units(adapted, skeleton.all_tied_weights_keys)
     names = {name: tensor.name for name, tensor in plan.parameters.items()}
     with ShardWriter(folder, entries, merging.largest_shard) as writer:
-        lockstep = Lockstep(values, writer, names, merging.dtype, merging.loading.quantization.rounds_inputs, spilled)
+        lockstep = Lockstep(values, writer, spilled, names, merging.dtype, merging.loading.quantization.rounds_inputs)
         logits = lockstep.run(adapted, units, inputs)
         _check_count(merging, adapted, units, lockstep.done)
         for tensor in plan.tensors:

@@ -46,12 +46,9 @@ class Values:
 
     def assembled(self, parameter: str) -> Tensor:
         """Return a parameter that no adapter changes, put together from several tensors if that is needed."""
-        assembly = self._assemblies.get(parameter)
-        if assembly is None:
+        if parameter not in self._assemblies:
             return self.whole(parameter)
-        values = (stored.read().to(self._dtypes[parameter]) for _, _, stored in assembly.parts)
-        found: Tensor = assembly.convert(parameter, values, self._skeleton)[parameter]
-        return found.float()
+        return self.in_training(parameter).float()
 
     def in_training(self, parameter: str) -> Tensor:
         """Return a parameter as the base has it in training, mapped from its file if that has the same dtype."""
