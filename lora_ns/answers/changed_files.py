@@ -14,6 +14,7 @@ from lora_ns.model.files import TOKENIZER_FILES, Base
 from lora_ns.model.load import empty_base, make_room
 from lora_ns.model.saved_adapter import check_names_saved
 from lora_ns.run.directory import RunDir
+from lora_ns.run.lineage import LINEAGE
 from lora_ns.run.manifest import Manifest
 
 
@@ -122,6 +123,6 @@ def _check_others(run: RunDir, manifest: Manifest, force: Force) -> None:
             what = "is not the file that the run saved" if (run.adapter / name).is_file() else "is missing"
             force.refuse(Problem(str(run.adapter / name), what, "restore it"))
     there = {file.relative_to(run.adapter).as_posix() for file in run.adapter.rglob("*") if file.is_file()}
-    for name in sorted(there - manifest.adapter.keys() - {"chat_template.jinja"}):
+    for name in sorted(there - manifest.adapter.keys() - {"chat_template.jinja", LINEAGE}):
         if name.endswith(_READ_BY_LIBRARIES) or name in TOKENIZER_FILES:
             force.refuse(Problem(str(run.adapter / name), "is not a file that the run saved", "remove it"))

@@ -87,7 +87,7 @@ COMMANDS = (
         "verify",
         verify,
         "Use",
-        ["lorans verify plain --against outputs/run", "lorans verify merged --against outputs/run --json"],
+        ["lorans verify merged", "lorans verify plain --against outputs/run"],
     ),
     Entry(
         "merge",

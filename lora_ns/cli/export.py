@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lora_ns.services.export import ExportResult
     from lora_ns.services.merge import MergeResult
     from lora_ns.services.verify import Proof
+    from lora_ns.services.verify_lineage import LineageReport
 
 Kind = Literal["plain", "merged", "quantized", "gguf", "ollama", "gguf-lora"]
 
@@ -147,7 +149,8 @@ def export(
     if as_json:
         print_json(result)
         return
-    show_result("exported", [*rows_of(result), *rows_of_proof(result.proof)], _next_commands(to, run, output))
+    rows = [*rows_of(result), *rows_of_proof(result.proof), ("lineage", result.lineage)]
+    show_result("exported", rows, _next_commands(to, run, output))
 
 
 def _next_commands(to: Kind, run: Path, output: Path) -> list[str]:
@@ -170,21 +173,43 @@ def verify(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder with an adapter, with a model and all its weights, or with a Modelfile; or a GGUF file.",
+            metavar="RUN|CHECKPOINT|ARTEFACT",
+            help="Run directory, a checkpoint, an adapter, a folder of `lorans merge` or `export`, or a GGUF file.",
             show_default=False,
         ),
     ],
-    against: Annotated[Path, typer.Option("--against", metavar="RUN", help="Run directory.", show_default=False)],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="RUN", help="Run whose trained model it must answer like.", show_default=False
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="Run that it was made from; default: where its report says, or the folder around it.",
+            show_default=False,
+        ),
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read all weights of a large base.")] = False,
     base: BasePath = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a folder that lies anywhere with the trained model of a run.
+    """Verify that a model was made from its run, by its lineage; with --against, by its answers.
 
-    Files, chat template, token ids, stop tokens, sampling settings and answers are compared, and the first stage that
-    differs is named. The command ends with 1 if one does.
+    The lineage has a hash of every file from base and rows to the model. The first link that is broken is named. It
+    loads no model. With `--against`, files, chat template, token ids, stop tokens, sampling settings and answers are
+    compared with the trained model of a run. The command ends with 1 if a link is broken or a stage differs.
     """
+    if against is None:
+        _check_unused({"--force": force, "--trust-remote-code": trust_remote_code}, "only works with `--against`")
+        _verify_lineage(folder, run, base, deep, as_json)
+    _check_unused({"--run": run is not None, "--deep": deep}, "has no effect with `--against`")
+    assert against is not None, "the lineage has been verified"
     from lora_ns.answers.opened import open_run
     from lora_ns.exports.modelfile import MODELFILE
     from lora_ns.machine import libraries
@@ -198,16 +223,53 @@ def verify(
     trust_run(trust_remote_code, opened, base)
     with Progress(1) as progress, forcing(force) as forced, libraries.Noise():
         libraries.prepare(detect())
-        run, place = open_run(opened, base, force=forced), folder.absolute()
+        trained, place = open_run(opened, base, force=forced), folder.absolute()
         if (folder / MODELFILE).is_file():
-            proof = verify_ollama(run, place, progress)
+            proof = verify_ollama(trained, place, progress)
         else:
-            proof = (verify_gguf if folder.suffix == ".gguf" else service)(run, place, progress)
+            proof = (verify_gguf if folder.suffix == ".gguf" else service)(trained, place, progress)
     if as_json:
         print_json(proof)
     else:
         show_result("compared", [("folder", proof.folder), ("run", proof.run), *rows_of_proof(proof)])
     raise typer.Exit(0 if proof.is_verified else 1)
+
+
+def _check_unused(given: Mapping[str, bool], why: str) -> None:
+    """Refuse options that have no effect. Raises `UsageError`."""
+    for option in (option for option, is_given in given.items() if is_given):
+        raise UsageError(Problem(option, why, "leave it out"))
+
+
+def _verify_lineage(folder: Path, run: Path | None, base: Path | None, deep: bool, as_json: bool) -> NoReturn:
+    """Verify a lineage, show it, and end the command."""
+    from lora_ns.services.verify_lineage import verify_lineage
+
+    report = verify_lineage(folder, run, base, deep)
+    if as_json:
+        print_json({**asdict(report), "whole": report.is_whole})
+        raise typer.Exit(0 if report.is_whole else 1)
+    for told in report.notes:
+        note(told)
+    show_result("lineage" if report.is_whole else "broken lineage", _rows_of_lineage(report))
+    raise typer.Exit(0 if report.is_whole else 1)
+
+
+def _rows_of_lineage(report: LineageReport) -> Iterator[tuple[str, str]]:
+    """List the links of a lineage, and describe the first that is broken."""
+    yield report.kind, report.place
+    if report.run and report.run != report.place:
+        yield "run", report.run
+    for link in report.links:
+        yield link.name, f"{link.state}: {link.what}"
+    broken = report.first_broken
+    if broken is None:
+        if report.tip:
+            yield "tip", report.tip
+        return
+    yield "broken link", broken.name
+    facts = {"file": broken.file, "expected": broken.expected, "found": broken.found, "to do": broken.remedy}
+    yield from ((name, text) for name, text in facts.items() if text)
 
 
 def rows_of(result: ExportResult) -> Iterator[tuple[str, str]]:

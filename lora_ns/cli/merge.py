@@ -102,9 +102,9 @@ def merge(
         result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress, combination, chosen)
     if as_json:
         proof = {"verified": result.proof.is_verified, "proof": asdict(result.proof)}
-        print_json({**asdict(cast("MergeResult", result.made)), **proof})
+        print_json({**asdict(cast("MergeResult", result.made)), **proof, "lineage": result.lineage})
     else:
-        show_result("merged", [*rows_of(result), *rows_of_proof(result.proof)])
+        show_result("merged", [*rows_of(result), *rows_of_proof(result.proof), ("lineage", result.lineage)])
 
 
 def _combination(

@@ -85,6 +85,7 @@ def show_training(result: JudgedTraining, as_json: bool, takes_text: bool = True
             *measurements(result.metrics, _shares(result.suites)),
             *((f"verdict on {about}", reason) for about, reason in verdicts(result.suites)),
             *([("figures and answers", result.saved)] if result.saved else []),
+            *([("lineage", result.lineage)] if result.lineage else []),
         ],
         [f"lorans infer {run} {rows}", f"lorans merge {run} --output merged"],
     )

@@ -149,18 +149,23 @@ def _check_labels_agree(parts: Sequence[Part]) -> None:
 def origins(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     """List each file or split of a recipe's rows and suites, with a hash of its content. Raises `DataError`."""
     data = recipe.dataset
-    named = [(key, table, table.path, table.train_split, "path") for key, table in data.parts().items()]
-    found = []
-    for number, suite in enumerate(recipe.evaluation.suites):
-        files = find_files(folder, suite.path or (), f"evaluation.suites.{number}.path")
-        found += [(str(file), _file_hash(file)) for file in files]
-    for key, table, names, split, name in (*named, ("dataset", data, data.eval_path, data.eval_split, "eval_path")):
-        if names:
-            found += [(str(file), _file_hash(file)) for file in find_files(folder, names, f"{key}.{name}")]
-        elif split and table.name:
+    found = [(str(file), _file_hash(file)) for file in source_files(recipe, folder)]
+    named = [(key, table, table.path, table.train_split) for key, table in data.parts().items()]
+    for key, table, names, split in (*named, ("dataset", data, data.eval_path, data.eval_split)):
+        if not names and split and table.name:
             place, rows = load_hub(table, key, split)
             found.append((place, rows._fingerprint))
     return found
+
+
+def source_files(recipe: Recipe, folder: Path) -> list[Path]:
+    """List the files of a recipe's suites and rows. Raises `DataError`."""
+    suites, data = enumerate(recipe.evaluation.suites), recipe.dataset
+    named: list[tuple[str, str | Sequence[str] | None]] = []
+    named += [(f"evaluation.suites.{number}.path", suite.path) for number, suite in suites]
+    named += [(f"{key}.path", table.path) for key, table in data.parts().items()]
+    named.append(("dataset.eval_path", data.eval_path))
+    return [file for key, names in named for file in find_files(folder, names or (), key)]
 
 
 def _file_hash(file: Path) -> str:

@@ -28,7 +28,7 @@ from lora_ns.formats import Format, RawText, TokenClassification, find_unused
 from lora_ns.objectives import TextObjective
 from lora_ns.recipe.dataset import Dataset
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.run.manifest import FileRecord, SourceRecord
+from lora_ns.run.manifest import SourceRecord, file_record
 from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
@@ -223,10 +223,7 @@ def stream_record(stream: Stream) -> SourceRecord:
         commit = hub_commit(table)
         name = hub_name(table, table.train_split)
         return SourceRecord(source=name, sha256=hashlib.sha256(commit.encode()).hexdigest(), rows=0, commit=commit)
-    files = tuple(
-        FileRecord(path=str(file.absolute()), size=file.stat().st_size, sha256=sha256_file(file))
-        for file in stream.files
-    )
+    files = tuple(file_record(file) for file in stream.files)
     whole = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
     return SourceRecord(source=shown(table.path or "", stream.files), sha256=whole, rows=0, files=files)
 

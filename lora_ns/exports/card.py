@@ -58,19 +58,20 @@ class Figure:
         return f"{self.value:.4g}{interval}"
 
 
-def card(run: RunDir, kind: str, proof: str) -> str:
+def card(run: RunDir, kind: str, proof: str, lineage: str = "") -> str:
     """Return the card of an artefact as Markdown, with the metadata of the Hugging Face hub.
 
     Args:
         run: the run.
         kind: the kind of artefact.
         proof: one line about its comparison with the trained model.
+        lineage: the tip of its lineage, which `lorans verify` computes again.
     """
     from huggingface_hub import ModelCard
 
     manifest = run.read()
     figures = _figures(run, manifest)
-    text = "\n".join(_text(run, manifest, kind, proof, figures))
+    text = "\n".join(_text(run, manifest, kind, proof, lineage, figures))
     return str(ModelCard(f"---\n{_metadata(manifest, kind, figures).to_yaml()}\n---\n\n{scrubbed(text)}\n"))
 
 
@@ -149,7 +150,9 @@ def _evaluated(table: Mapping[str, Any]) -> Iterator[Figure]:
                 yield Figure(f"{suite['name']}.{name}", own["value"], own["low"], own["high"], other.get("value"))
 
 
-def _text(run: RunDir, manifest: Manifest, kind: str, proof: str, figures: Sequence[Figure]) -> Iterator[str]:
+def _text(
+    run: RunDir, manifest: Manifest, kind: str, proof: str, lineage: str, figures: Sequence[Figure]
+) -> Iterator[str]:
     recipe, name = manifest.recipe, base_name(manifest)
     method = recipe.peft.tag()
     made = _MADE.get(kind, "{} with its adapter merged into the weights").format(name)
@@ -168,6 +171,8 @@ def _text(run: RunDir, manifest: Manifest, kind: str, proof: str, figures: Seque
         for one in figures:
             yield f"| {one.name} | {one} | {'' if one.before is None else f'{one.before:.4g}'} |"
     yield f"\n## Proof\n\n{proof}\n\n`export_report.json` has the comparison stage by stage."
+    if lineage:
+        yield f"\n## Lineage\n\nTip `{lineage}`. `lorans verify FOLDER` compares every file with it."
     yield f"\n## Loading\n\n{_loading(manifest, kind)}"
     yield f"\n## Recipe\n\n```toml\n{run.recipe.read_text(encoding='utf-8').strip()}\n```"
     if manifest.overrides:

@@ -20,6 +20,9 @@ from lora_ns.safety.credentials import scrubbed
 RECORD = "lorans_run.json"
 """File in the folder of an artefact, or beside its GGUF file with the name of that before it."""
 
+REPORT = "export_report.json"
+"""File of an artefact with the comparison of its answers."""
+
 _TEXTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Files of a tokenizer that are kept with a GGUF file."""
 
@@ -95,6 +98,7 @@ def _portable(manifest: Manifest) -> Manifest:
             "base": base.model_copy(update=moved),
             "data": DataRecord(format=manifest.data.format, columns=manifest.data.columns, train=train),
             "plan": manifest.plan.model_copy(update={"deepspeed": None, "notes": ()}),
+            "sources": (),
             "folder": None,
             "teacher": None,
             "init_adapter": None,
@@ -104,6 +108,7 @@ def _portable(manifest: Manifest) -> Manifest:
             "baseline": {},
             "adapter": {},
             "seal": None,
+            "lineage": None,
             "distributed": None,
             "error": None,
         }

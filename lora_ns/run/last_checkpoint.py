@@ -15,6 +15,7 @@ from lora_ns.files.marks import MARK, Fault, Mark, fault_of, has_all_files, mark
 from lora_ns.files.reading import LARGEST_LIST, read_json
 from lora_ns.files.removal import remove
 from lora_ns.recipe.upstream import dataclass_fields
+from lora_ns.run.lineage import lineage_of_rows
 
 _STATE = "trainer_state.json"
 
@@ -56,9 +57,10 @@ class Search:
 
 
 def mark_checkpoint(folder: Path, run_id: str, step: int) -> None:
-    """Mark a checkpoint as complete, with its run, its step and its files."""
+    """Mark a checkpoint as complete, with its run, its step, its files, and the rows' link of the run's lineage."""
     follow_umask(folder)
-    mark_folder(folder, run_id=run_id, step=step)
+    rows = lineage_of_rows(folder.parent.parent)
+    mark_folder(folder, run_id=run_id, step=step, **({} if rows is None else {"lineage": rows}))
 
 
 def search(checkpoints: Path, run_id: str, every: bool = False) -> Search:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from lora_ns import __version__
+from lora_ns.files.disk import sha256_file
 from lora_ns.formats import ProblemType
 from lora_ns.plan.plan import Plan
 from lora_ns.recipe.objective_tables import fields_of
@@ -61,6 +63,11 @@ class FileRecord(BaseModel):
     path: str
     size: int
     sha256: str
+
+
+def file_record(file: Path) -> FileRecord:
+    """The record of a file, with its absolute path. Raises `OSError`."""
+    return FileRecord(path=str(file.absolute()), size=file.stat().st_size, sha256=sha256_file(file))
 
 
 class SourceRecord(BaseModel):
@@ -176,6 +183,8 @@ class Manifest(BaseModel):
     teacher: TeacherRecord | None = None
     """None unless the objective has a teacher."""
     data: DataRecord
+    sources: tuple[FileRecord, ...] = ()
+    """The files that rows were read from, with those of suites; empty for the hub's, and in runs of old versions."""
     init_adapter: EarlierAdapter | None = None
     """The adapter that training started from; None for a new one."""
     base_adapters: tuple[EarlierAdapter, ...] = ()
@@ -198,6 +207,8 @@ class Manifest(BaseModel):
     adapter: dict[str, str] = {}
     """SHA-256 of every file of the adapter, by name."""
     seal: SealRecord | None = None
+    lineage: str | None = None
+    """SHA-256 of the last link of the lineage before the manifest's own; None in runs that began without one."""
     distributed: DistributedRecord | None = None
     """None until the trainer exists, and in runs of old versions that used one process."""
     error: str | None = None

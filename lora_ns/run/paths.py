@@ -27,6 +27,11 @@ class RunPaths:
         return self.path / "manifest.json"
 
     @property
+    def lineage(self) -> Path:
+        """The chain of hashes from the base and the rows to the adapter."""
+        return self.path / "lineage.json"
+
+    @property
     def metrics(self) -> Path:
         """One row per logging or evaluation step."""
         return self.path / "metrics.jsonl"
@@ -139,8 +144,8 @@ class RunPaths:
     @property
     def _parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
-        files = (self.recipe, self.manifest_file, self.metrics, self.log, self.preflight, self.samples, self.probes)
-        return (*self._folders, *files)
+        files = (self.recipe, self.manifest_file, self.lineage, self.metrics, self.log)
+        return (*self._folders, *files, self.preflight, self.samples, self.probes)
 
     @property
     def _folders(self) -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from lora_ns.answers.opened import Opened, Trained, load, loading_of, open_run, 
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.exports.card import CARD, card
 from lora_ns.exports.factors import MERGED, Factors, factors_of, is_lora, whole_modules
+from lora_ns.exports.lineage import write_lineage
 from lora_ns.exports.plain import cut_all, write
-from lora_ns.exports.record import RECORD, write_record
+from lora_ns.exports.record import RECORD, REPORT, write_record
 from lora_ns.files.disk import telling_disk_errors, write_atomic
 from lora_ns.files.marks import MARK
 from lora_ns.files.staging import folder, free_folder, put
@@ -26,11 +28,12 @@ from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.saved_adapter import load_trainable, put_in_place
 from lora_ns.quantizers import NoQuantization
 from lora_ns.run.directory import RunDir
+from lora_ns.run.lineage import LINEAGE
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
 from lora_ns.services.merge import MergeResult
-from lora_ns.services.verify import REPORT, Proof, verify
+from lora_ns.services.verify import Proof, verify
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,6 +85,8 @@ class ExportResult:
     kind: str
     made: PlainLora | MergeResult | GgufFile | QuantizedModel
     proof: Proof
+    lineage: str = ""
+    """The tip of the artefact's lineage."""
 
 
 def export_plain(
@@ -121,25 +126,48 @@ def export_plain(
         is_cut = rank is not None or energy is not None or made.lost > 0
         proof = replace(verify(opened, staged, observer, lossy=is_cut), folder=str(target))
         result = ExportResult(str(output), "plain", made, proof)
-        write_report(staged / REPORT, result, manifest)
+        result = write_report(staged / REPORT, result, manifest)
         write_card(staged, result, run)
         put(staged, target)
     return proven(result)
 
 
-def write_report(file: Path, result: ExportResult, manifest: Manifest, gguf: Opened | None = None) -> None:
-    """Write what was made and how it compares, and beside it the record of the run, for a GGUF file with its parts."""
+def write_report(
+    file: Path,
+    result: ExportResult,
+    manifest: Manifest,
+    gguf: Opened | None = None,
+    others: Sequence[RunDir] = (),
+    alone: Path | None = None,
+) -> ExportResult:
+    """Write what was made and how it compares, and beside it the record of the run and the lineage.
+
+    Args:
+        file: the file of the report. Everything else in the artefact is complete, except its card.
+        result: what was made.
+        manifest: the manifest of the run.
+        gguf: the opened run, for a GGUF file, whose record has parts of it.
+        others: runs that are combined with it.
+        alone: the GGUF file, if it is no folder's.
+
+    Returns:
+        The result with the tip of the lineage.
+    """
     table = {**asdict(result), "verified": result.proof.is_verified, "run_id": manifest.run_id}
+    table.pop("lineage")  # which has the hash of this report
     parts = (trained_configuration(gguf), gguf.run.adapter) if gguf else ()
     with telling_disk_errors(file):
         write_atomic(file, f"{strict_json(table, indent=2)}\n")
         write_record(file.with_name(file.name.replace(REPORT, RECORD)), result.kind, manifest, *parts)
+        lineage = file.with_name(file.name.replace(REPORT, LINEAGE))
+        tip = write_lineage(lineage, result.kind, RunDir(Path(result.proof.run)), manifest, others, alone)
+    return replace(result, lineage=tip)
 
 
 def write_card(place: Path, result: ExportResult, run: RunDir) -> None:
     """Write the model card of a folder."""
     with telling_disk_errors(place):
-        write_atomic(place / CARD, card(run, result.kind, about_proof(result)))
+        write_atomic(place / CARD, card(run, result.kind, about_proof(result), result.lineage))
 
 
 def about_proof(result: ExportResult) -> str:
@@ -234,7 +262,7 @@ def updates_of(trained: Trained) -> dict[str, Factors]:
 def _copy_others(adapter: Path, staged: Path) -> None:
     """Copy tokenizer, template and generation settings."""
     for file in adapter.iterdir():
-        if file.is_file() and file.name not in {WEIGHTS, "adapter_config.json", MARK}:
+        if file.is_file() and file.name not in {WEIGHTS, "adapter_config.json", MARK, LINEAGE}:
             shutil.copyfile(file, staged / file.name)
 
 

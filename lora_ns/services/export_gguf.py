@@ -18,7 +18,7 @@ from lora_ns.exports.gguf_file import TYPES, Model, write_model
 from lora_ns.exports.gguf_settings import FAMILIES, family_of, notes_of, settings_of
 from lora_ns.exports.gguf_tokens import vocabulary_of
 from lora_ns.exports.llama_cpp import CONVERTER, QUANTISED, QUANTISER, convert, find_tool, quantise
-from lora_ns.exports.record import record_file
+from lora_ns.exports.record import REPORT, record_file
 from lora_ns.files.disk import check_space, follow_umask, sync, telling_disk_errors
 from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of
@@ -26,12 +26,13 @@ from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.model.files import Base
 from lora_ns.model.gguf import ENDING
 from lora_ns.run.directory import RunDir
+from lora_ns.run.lineage import lineage_file
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.run.outputs import check_output
 from lora_ns.services.export import ExportResult, GgufFile, proven, write_report
 from lora_ns.services.merge import merge
-from lora_ns.services.verify import REPORT, Proof
+from lora_ns.services.verify import Proof
 from lora_ns.services.verify_gguf import verify_gguf
 
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 9}
@@ -137,7 +138,8 @@ def export_packaged(
         shutil.rmtree(staged / "merged")
         made, proof = packaging.prove(opened, file, made, observer)
         result = ExportResult(str(target), packaging.kind, made, replace(proof, folder=str(target)))
-        write_report(staged / report_name(target), result, manifest, opened)
+        alone = file if target.suffix == ENDING else None
+        result = write_report(staged / report_name(target), result, manifest, opened, alone=alone)
         packaging.describe(staged, result, run)
         with telling_disk_errors(target):
             put(staged, file, target)
@@ -184,9 +186,9 @@ def report_name(target: Path) -> str:
     return f"{target.name}.{REPORT}" if target.suffix == ENDING else REPORT
 
 
-def beside(target: Path) -> tuple[str, str]:
-    """The names of the report and the record beside a file."""
-    return report_name(target), record_file(target).name
+def beside(target: Path) -> tuple[str, str, str]:
+    """The names of the report, the record and the lineage beside a file."""
+    return report_name(target), record_file(target).name, lineage_file(target).name
 
 
 @contextmanager
@@ -206,10 +208,11 @@ def staged_file(output: Path, kind: str, manifest: Manifest) -> Iterator[tuple[P
 
 
 def _is_left_over(place: Path, target: Path) -> bool:
-    """True for a report or a record of a file that is not there, since the command was killed before it named it."""
+    """True for a part of an artefact whose file is not there, since the command was killed before it named that."""
     try:
         table = read_json(place)
-        is_own = "manifest" in table if place == record_file(target) else table["output"] == str(target)
+        key = {record_file(target): "manifest", lineage_file(target): "links"}.get(place)
+        is_own = key in table if key else table["output"] == str(target)
     except (UsageError, KeyError, TypeError):
         return False
     return is_own and not target.exists()

@@ -81,7 +81,8 @@ def export_gguf_lora(
         proof = prove(opened, file, GgufLora(opened, file), observer, lossy=is_cut)
         made = PlainLora(next(iter(updates.values())).rank, len(updates), lost)
         result = ExportResult(str(target), "gguf-lora", made, replace(proof, folder=str(target)))
-        write_report(staged / report_name(target), result, manifest, opened)
+        alone = file if target.suffix == ENDING else None
+        result = write_report(staged / report_name(target), result, manifest, opened, alone=alone)
         with telling_disk_errors(target):
             put(staged, file, target)
     return proven(result)

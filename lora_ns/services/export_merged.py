@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened
+from lora_ns.exports.record import REPORT
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.merging.shards import LARGEST_SHARD
 from lora_ns.run.directory import RunDir
@@ -15,7 +16,7 @@ from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.services.combine import Combination, combine
 from lora_ns.services.export import ExportResult, proven, write_card, write_report
 from lora_ns.services.merge import MergeResult, merge
-from lora_ns.services.verify import REPORT, verify
+from lora_ns.services.verify import verify
 
 
 def export_merged(
@@ -55,7 +56,8 @@ def export_merged(
         adapter = None
         if combination is not None:
             adapter = combine(combination, stack.enter_context(temporary_folder()), base_path, force, observer)
-        proving = _Proving(output, observer, adapter, str(combination) if combination else None)
+        others = combination.runs[1:] if combination else ()
+        proving = _Proving(output, observer, adapter, str(combination) if combination else None, others)
         size = max_shard_size or LARGEST_SHARD
         merge(run, output, base_path, dtype, force, observer, size, adapter, proving, into_original)
     (result,) = proving.results
@@ -70,6 +72,7 @@ class _Proving:
     observer: Observer
     adapter: Path | None
     combined: str | None
+    others: tuple[RunDir, ...]
     results: list[ExportResult] = field(default_factory=list)
 
     def __call__(self, opened: Opened, staged: Path, merged: MergeResult) -> None:
@@ -78,6 +81,6 @@ class _Proving:
         proof = verify(opened, staged, self.observer, lossy=merged.loss is not None, adapter=self.adapter)
         made = replace(merged, output=str(self.output), combined=self.combined)
         result = ExportResult(str(self.output), "merged", made, replace(proof, folder=target))
-        write_report(staged / REPORT, result, opened.manifest)
+        result = write_report(staged / REPORT, result, opened.manifest, others=self.others)
         write_card(staged, result, opened.run)
         self.results.append(result)

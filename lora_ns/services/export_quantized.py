@@ -14,6 +14,7 @@ from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened, loading_of, open_run
 from lora_ns.answers.probes import Reply, ask_probes
 from lora_ns.errors import MissingError, Problem, UsageError, did_you_mean
+from lora_ns.exports.record import REPORT
 from lora_ns.files.disk import check_space, telling_disk_errors
 from lora_ns.files.staging import folder, free_folder, put
 from lora_ns.machine.exhaustion import telling_memory_errors
@@ -27,7 +28,7 @@ from lora_ns.run.outputs import check_output
 from lora_ns.services.calibrate import calibrated
 from lora_ns.services.export import ExportResult, QuantizedModel, proven, write_card, write_report
 from lora_ns.services.merge import merge
-from lora_ns.services.verify import REPORT, probes_of_run, verify
+from lora_ns.services.verify import probes_of_run, verify
 
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "nf4": {"method": "bnb-4bit", "bnb_4bit_quant_type": "nf4"},
@@ -108,7 +109,7 @@ def export_quantized(
         made = QuantizedModel(kind, found.parameters, size, found.loss)
         proof = replace(verify(opened, staged, observer, lossy=True, made=replies), folder=str(target))
         result = ExportResult(str(output), "quantized", made, proof)
-        write_report(staged / REPORT, result, manifest)
+        result = write_report(staged / REPORT, result, manifest)
         write_card(staged, result, run)
         put(staged, target)
     return proven(result)

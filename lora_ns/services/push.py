@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import LoransError, Problem, RunError, UsageError, first_line
+from lora_ns.exports.record import REPORT
 from lora_ns.files.reading import is_file, is_folder, read_json
 from lora_ns.run.observer import Observer, SilentObserver
-from lora_ns.services.verify import REPORT
 
 _NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 

@@ -15,6 +15,7 @@ from lora_ns.data.named_files import check_named_files
 from lora_ns.data.prepare import open_renderer, prepare
 from lora_ns.data.prepared import Preparation
 from lora_ns.data.render import Renderer
+from lora_ns.data.sources import source_files
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.disk import check_space, now
 from lora_ns.launch.ranks import forget_strays
@@ -43,7 +44,8 @@ from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir, new_run_id
 from lora_ns.run.earlier import EarlierRuns
-from lora_ns.run.manifest import Manifest
+from lora_ns.run.lineage import begin_chain
+from lora_ns.run.manifest import DataRecord, FileRecord, Manifest, file_record
 from lora_ns.run.observer import Observer
 from lora_ns.services.after_training import JudgedTraining
 from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
@@ -178,7 +180,7 @@ def _new_run(
         run.check_free(overwrite)  # another process may have created it meanwhile
         manifest = run.create(loaded.text, manifest.model_copy(update={"is_forced": is_forced}))
         noise.attach(run.log)
-        _save_inputs(run, settled, earlier, rows)
+        _save_inputs(run, manifest, settled, earlier, rows, base)
         for note in plan.notes:
             observer.warn(note)
         prepared = PreparedRun(base, tokenizer, rows.data, rows.stream)
@@ -215,6 +217,7 @@ def _manifest(
         base=record_base(base),
         teacher=teacher and teacher.record(),
         data=rows.record,
+        sources=_source_records(recipe, settled.folder, rows.record),
         init_adapter=earlier.init.record if earlier.init else None,
         base_adapters=tuple(one.record for one in earlier.merged),
         chat_template_sha256=template_hash(tokenizer),
@@ -230,6 +233,13 @@ def _manifest(
     )
 
 
+def _source_records(recipe: Recipe, folder: Path, data: DataRecord) -> tuple[FileRecord, ...]:
+    """Records of the files that rows are read from; those of a stream are known."""
+    known = {file.path: file for file in data.train.files}
+    files = (str(file.absolute()) for file in source_files(recipe, folder))
+    return tuple(known.get(file) or file_record(Path(file)) for file in files)
+
+
 def _check_training(settled: Settled, run: RunDir, base: Base, manifest: Manifest, earlier: EarlierRuns) -> None:
     """Check what libraries, adapter and rewards need, before the run is created. Raises `LoransError`."""
     recipe, plan = manifest.recipe, manifest.plan
@@ -239,11 +249,17 @@ def _check_training(settled: Settled, run: RunDir, base: Base, manifest: Manifes
     check_rewards(recipe.objective, [settled.folder, Path.cwd()])
 
 
-def _save_inputs(run: RunDir, settled: Settled, earlier: EarlierRuns, rows: Preparation) -> None:
-    """Save rows, code and the adapters of earlier runs, so that the run directory has all that training needs."""
+def _save_inputs(
+    run: RunDir, manifest: Manifest, settled: Settled, earlier: EarlierRuns, rows: Preparation, base: Base
+) -> None:
+    """Save rows, code and the adapters of earlier runs, so that the run directory has all that training needs.
+
+    The lineage of the run begins with them.
+    """
     keep_earlier(run, earlier, settled.recipe.peft)
     save_data(run, rows.data)
     copy_code(run, settled.recipe, [settled.folder, Path.cwd()])
+    begin_chain(run, manifest, base)
 
 
 def _check_adapter(recipe: Recipe, base: Base, plan: Plan, added: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from lora_ns.answers.plain_model import PlainModel, open_model
 from lora_ns.answers.probes import ROWS, Comparison, Probe, Reply, ask_probes, compare, probes_of, read_probes
 from lora_ns.data.prepared import saved_rows
 from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.exports.record import REPORT
 from lora_ns.files.disk import sha256_file
 from lora_ns.files.reading import is_file, is_folder, read_json
 from lora_ns.model.adapter import WEIGHTS
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 FLOAT32, HALF, INT8 = 1e-4, 5e-2, 1e-1
 """Largest difference of two logits, relative to the largest: of equal weights, after rounding, over an int8 base."""
-
-REPORT = "export_report.json"
-"""File of an artefact with its proof."""
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 """Generation settings that readers apply."""

@@ -38,6 +38,7 @@ from lora_ns.parallel.stop import StopSignal
 from lora_ns.recipe.distributed import DeepSpeed, OneProcess, Strategy
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir
+from lora_ns.run.lineage import close_chain, trained_chain
 from lora_ns.run.manifest import Manifest, SealRecord
 from lora_ns.run.metrics import read_metrics
 from lora_ns.run.observer import Observer, SilentObserver
@@ -80,6 +81,8 @@ class TrainResult:
     metrics: dict[str, Any]
     seal: SealRecord | None = None
     """The comparison of the saved adapter with the trained model."""
+    lineage: str | None = None
+    """The tip of the run's lineage; None for a run that began without one."""
 
 
 def initialise_alone(run: RunDir) -> None:
@@ -137,11 +140,15 @@ def train_and_seal(
     observer.stage("checking the saved adapter")
     seal.freeze(run.probes)
     manifest = run.amend(manifest, adapter=hash_folder(run.adapter))
-    manifest = run.amend(manifest, status="finished", metrics=metrics, seal=seal.check(run))
+    chain = trained_chain(run)
+    sealed = {"metrics": metrics, "seal": seal.check(run), "lineage": chain.tip if chain else None}
+    manifest = run.amend(manifest, **sealed)
+    tip = close_chain(run, chain) if chain else None
+    manifest = run.amend(manifest, status="finished")
     if manifest.seal and manifest.seal.adapter_effect is not None and manifest.seal.adapter_effect < NO_EFFECT:
         observer.warn("the adapter has no effect: raise `training.learning_rate`, or train longer")
     trainable = manifest.base.trainable_parameters or 0
-    return TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics, manifest.seal)
+    return TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics, manifest.seal, tip)
 
 
 def _free_memory() -> None:

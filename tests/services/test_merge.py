@@ -22,7 +22,7 @@ import lora_ns.services.merge
 from lora_ns.answers.changed_files import Force
 from lora_ns.errors import LoransError, RunError, UsageError
 from lora_ns.exports.card import CARD
-from lora_ns.exports.record import RECORD
+from lora_ns.exports.record import RECORD, REPORT
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter, bytes_of
 from lora_ns.model.adapter import WEIGHTS
@@ -33,7 +33,7 @@ from lora_ns.services.export_gguf import export_gguf
 from lora_ns.services.export_ollama import export_ollama
 from lora_ns.services.export_quantized import export_quantized
 from lora_ns.services.merge import MergeResult, merge
-from lora_ns.services.verify import REPORT, Proof, verify
+from lora_ns.services.verify import Proof, verify
 
 
 def needs_whole_model(*_):

@@ -1,0 +1,91 @@
+"""The lineage of an artefact: the chain of its run, and a link with the artefact's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_ns.errors import UsageError
+from lora_ns.files.digests import PLAIN, digests_of, names_in
+from lora_ns.files.disk import write_atomic
+from lora_ns.files.reading import is_file
+from lora_ns.model.gguf import ENDING
+from lora_ns.run.lineage import ADAPTER, BASE, CARD, FINGERPRINT, LINEAGE, Chain, lineage_file, read_chain
+from lora_ns.run.manifest import Manifest
+from lora_ns.run.paths import RunPaths
+
+ALONE = "GGUF file"
+"""The name of a file that is an artefact alone, in its link: it may be renamed together with the files beside it."""
+
+KINDS = ("plain", "merged", "quantized", "gguf", "ollama", "gguf-lora")
+"""Kinds of artefacts, each of which is the name of its last link."""
+
+
+def write_lineage(
+    file: Path, kind: str, run: RunPaths, manifest: Manifest, others: Sequence[RunPaths] = (), alone: Path | None = None
+) -> str:
+    """Write the lineage of an artefact whose other files are complete, except its card; returns the tip.
+
+    Args:
+        file: the file to write, in the folder of the artefact or beside its file.
+        kind: the kind of the artefact.
+        run: its run.
+        manifest: the manifest of that run.
+        others: runs whose adapters are combined with that of the run.
+        alone: the file, if it is the artefact.
+    """
+    chain = run_chain(run, manifest)
+    combined = {f"combined run {number}": _tip(other) for number, other in enumerate(others, start=2)}
+    files = digests_of(artefact_files(file.parent if alone is None else alone))
+    whole = chain.having(kind, {**files, **combined}, [link.name for link in chain.links])
+    write_atomic(file, whole.text())
+    return whole.tip
+
+
+def run_chain(run: RunPaths, manifest: Manifest) -> Chain:
+    """The chain of a finished run; for one of an old version, the links that its manifest has digests for."""
+    try:
+        return read_chain(run.lineage).chain
+    except UsageError:
+        return old_chain(manifest)
+
+
+def old_chain(manifest: Manifest) -> Chain:
+    """The links that the manifest of a run without a chain has digests for: its base and its adapter."""
+    base, adapter = manifest.base, manifest.adapter
+    entries = {FINGERPRINT: base.fingerprint, f"{FINGERPRINT} of the tokenizer": base.tokenizer_fingerprint}
+    files = {name: PLAIN + sha256 for name, sha256 in adapter.items() if name not in {CARD, LINEAGE}}
+    return Chain().having(BASE, entries, ()).having(ADAPTER, files, (BASE,))
+
+
+def artefact_files(place: Path) -> dict[str, Path]:
+    """The files of an artefact that its link has digests of: all of its folder, or a GGUF file with those beside it."""
+    if place.suffix != ENDING:
+        return names_in(place, (CARD, LINEAGE))
+    beside = place.parent.glob(f"{place.name}.*.json")
+    named = {file.name.removeprefix(f"{place.name}."): file for file in sorted(beside)}
+    return {ALONE: place, **{name: file for name, file in named.items() if name != LINEAGE}}
+
+
+def artefact_lineage(place: Path) -> Path | None:
+    """The file with the lineage of an artefact; None if it has none."""
+    file = lineage_file(place)
+    if not is_file(file) and place.suffix == ENDING:
+        file = place.with_name(LINEAGE)  # the file was exported into a folder of its own
+    return file if is_file(file) else None
+
+
+def tip_of(place: Path) -> str | None:
+    """The tip of an artefact's lineage; None if it has none that can be read."""
+    file = artefact_lineage(place)
+    try:
+        return read_chain(file).chain.tip if file else None
+    except UsageError:
+        return None
+
+
+def _tip(run: RunPaths) -> str:
+    try:
+        return read_chain(run.lineage).chain.tip
+    except UsageError:
+        return "a run without a lineage"
