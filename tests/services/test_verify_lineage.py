@@ -1,9 +1,7 @@
 """`lorans verify` without `--against`: one changed byte at any link of the lineage is found, and named."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +12,7 @@ from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
 from lora_ns.errors import UsageError
+from lora_ns.exports.lineage import artefact_lineage
 from lora_ns.files.marks import MARK
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.files import ASSETS
@@ -21,7 +20,8 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.lineage import LINEAGE, read_chain
 from lora_ns.services.verify_lineage import verify_lineage
 
-KINDS = ("plain", "merged", "quantized", "gguf", "gguf-lora", "ollama")
+RARER = ("quantized", "gguf-lora", "ollama")
+KINDS = ("plain", "merged", "gguf", *(pytest.param(kind, marks=pytest.mark.matrix) for kind in RARER))
 NAMES = {"gguf": "alone/model.gguf", "gguf-lora": "lora/adapter.gguf"}
 
 
@@ -34,30 +34,24 @@ def made(tmp_path_factory):
         shutil.copy(ASSETS / f"quickstart/{name}.jsonl", folder / f"{name}.jsonl")
     text = RECIPE.replace("lorans:nano", "base").replace("lorans:quickstart/", "")
     run = run_recipe(folder, text, "training.save_steps=3", "training.save_total_limit=4")
-    for kind in KINDS:
-        if kind in {"gguf", "gguf-lora", "ollama"} and not has("gguf"):
-            continue
-        if kind == "quantized" and not has("bitsandbytes"):
-            continue
-        (folder / NAMES.get(kind, kind)).parent.mkdir(exist_ok=True)
-        export = ["export", run.path, "--to", kind, "--output", folder / NAMES.get(kind, kind)]
-        done = CliRunner().invoke(app, [str(one) for one in export], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
     shutil.copytree(run.adapter, folder / "copied")
     return folder
 
 
-def has(package):
-    import importlib.util
-
-    return importlib.util.find_spec(package) is not None
-
-
-@pytest.fixture
-def folder(made, tmp_path, monkeypatch):
-    """A copy of the folder, in which a test may change files; every path in it is relative to the old place."""
-    shutil.copytree(made, tmp_path / "copy", copy_function=os.link)
-    return tmp_path / "copy"
+def exported(made, kind):
+    """The artefact of a kind, which is made once."""
+    place = made / NAMES.get(kind, kind)
+    if kind == "copied" or place.exists():
+        return place
+    pytest.importorskip(
+        {"quantized": "bitsandbytes", "gguf": "gguf", "gguf-lora": "gguf", "ollama": "gguf"}.get(kind, "torch")
+    )
+    place.parent.mkdir(exist_ok=True)
+    export = ["export", made / "run", "--to", kind, "--output", place]
+    done = CliRunner().invoke(app, [str(one) for one in export], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert read_chain(artefact_lineage(place)).chain.tip in done.output
+    return place
 
 
 def flip(file, place=None):
@@ -69,11 +63,7 @@ def flip(file, place=None):
     file.write_bytes(content)
 
 
-def places(folder):
-    return {name: folder / NAMES.get(name, name) for name in (*KINDS, "copied") if (folder / name).exists()}
-
-
-def test_everything_that_was_made_of_a_run_is_whole(made):
+def test_a_run_is_whole_and_its_adapter_has_its_tip(made):
     run = RunDir(made / "run")
     tip = read_chain(run.lineage).chain.tip
     report = verify_lineage(run.path)
@@ -83,15 +73,17 @@ def test_everything_that_was_made_of_a_run_is_whole(made):
     ]
     assert report.tip == tip
     assert verify_lineage(run.adapter).tip == tip
-    for kind in KINDS:
-        if not (place := made / NAMES.get(kind, kind)).exists():
-            continue
-        report = verify_lineage(place)
-        assert (report.kind, report.run, report.run_id) == (kind, str(run.path), run.read().run_id)
-        assert {link.state for link in report.links} == {"intact"}, kind
-        assert report.links[-1].name == kind
-        if kind in {"plain", "merged", "quantized", "ollama"}:
-            assert report.tip in (place / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_artefact_is_whole_and_its_card_has_the_tip(made, kind):
+    place, run = exported(made, kind), RunDir(made / "run")
+    report = verify_lineage(place)
+    assert (report.kind, report.run, report.run_id) == (kind, str(run.path), run.read().run_id)
+    assert {link.state for link in report.links} == {"intact"}
+    assert report.links[-1].name == kind
+    if place.is_dir():
+        assert report.tip in (place / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -115,14 +107,14 @@ def test_everything_that_was_made_of_a_run_is_whole(made):
     ],
 )
 def test_a_changed_byte_of_a_run_breaks_its_link(made, link, name):
-    file, kept = made / name, (made / name).read_bytes()
+    file, kept, plain = made / name, (made / name).read_bytes(), exported(made, "plain")
     try:
         flip(file)
         report = verify_lineage(made / "run")
         assert report.first_broken.name == link
         assert report.first_broken.file == str(file)
         assert report.first_broken.remedy
-        assert not verify_lineage(made / "plain").is_whole or link.startswith(("checkpoint", "answers", "adapter"))
+        assert not verify_lineage(plain).is_whole
     finally:
         file.write_bytes(kept)
     assert verify_lineage(made / "run").is_whole
@@ -139,10 +131,8 @@ def test_every_byte_of_a_lineage_counts(made, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "copied"])
-def test_a_changed_byte_of_an_artefact_is_found_in_each_of_its_files(folder, kind):
-    place = folder / NAMES.get(kind, kind)
-    if not place.exists():
-        pytest.skip("its package is not installed")
+def test_a_changed_byte_of_an_artefact_is_found_in_each_of_its_files(made, kind):
+    place = exported(made, kind)
     files = sorted((place if place.is_dir() else place.parent).iterdir())
     assert files
     for file in files:
@@ -162,3 +152,129 @@ def test_a_changed_byte_of_an_artefact_is_found_in_each_of_its_files(folder, kin
         (place / "model-00002.safetensors").unlink()
         next(file for file in files if file.suffix in {".safetensors", ".gguf"}).unlink()
         assert verify_lineage(place).first_broken.found == "is missing"
+
+
+# A run that is not here, or another one
+
+
+def test_without_its_run_an_artefact_is_verified_as_far_as_it_goes(made, tmp_path):
+    place = tmp_path / "adapter"
+    shutil.copytree(made / "run/adapter", place)
+    report = verify_lineage(place)
+    assert (report.is_whole, report.run, report.run_id) == (True, None, RunDir(made / "run").read().run_id)
+    assert {link.state for link in report.links[:-1]} == {"not checked"}
+    assert report.links[-1].state == "intact"
+    assert verify_lineage(place, run=made / "run").links[0].state == "intact"
+
+
+def test_an_adapter_of_another_run_is_not_made_from_this_one(made, lora_run, tmp_path):
+    place = tmp_path / "adapter"
+    shutil.copytree(made / "run/adapter", place)
+    broken = verify_lineage(place, run=lora_run.path).first_broken
+    assert (broken.name, broken.found) == ("run", lora_run.read().run_id)
+    (place / LINEAGE).unlink()
+    assert verify_lineage(place, run=made / "run").is_whole
+    assert verify_lineage(place, run=lora_run.path).first_broken.name == "adapter"
+    with pytest.raises(UsageError, match=r"has no lineage\.json: nothing says what it was made from"):
+        verify_lineage(place)
+
+
+def test_a_base_or_rows_that_are_gone_are_not_checked(made, tmp_path):
+    (made / "base").rename(made / "elsewhere")
+    (made / "train.jsonl").rename(tmp_path / "train.jsonl")
+    try:
+        report = verify_lineage(made / "run")
+        assert report.is_whole
+        assert [link.name for link in report.links if link.state == "not checked"] == ["base", "sources"]
+        assert verify_lineage(made / "run", base_path=made / "elsewhere").links[0].state == "intact"
+    finally:
+        (made / "elsewhere").rename(made / "base")
+        (tmp_path / "train.jsonl").rename(made / "train.jsonl")
+
+
+# Runs without an end, and of old versions
+
+
+@pytest.fixture
+def copied_run(made, tmp_path):
+    shutil.copytree(made / "run", tmp_path / "run")
+    return RunDir(tmp_path / "run")
+
+
+def test_a_run_without_its_lineage_is_broken_and_one_that_began_without_is_compared_with_its_manifest(copied_run):
+    copied_run.lineage.unlink()
+    broken = verify_lineage(copied_run.path).first_broken
+    assert (broken.name, broken.found) == ("lineage.json", "")
+    copied_run.update(lineage=None)
+    report = verify_lineage(copied_run.path)
+    assert (report.is_whole, report.tip) == (True, None)
+    assert "began without a lineage" in report.notes[0]
+    for name, link in ((f"adapter/{WEIGHTS}", "adapter"), ("data/train/state.json", "rows")):
+        kept = (copied_run.path / name).read_bytes()
+        flip(copied_run.path / name)
+        assert verify_lineage(copied_run.path).first_broken.name == link
+        (copied_run.path / name).write_bytes(kept)
+
+
+def test_a_lineage_of_another_run_is_not_that_of_this_one(copied_run, lora_run):
+    shutil.copy(lora_run.lineage, copied_run.lineage)
+    assert verify_lineage(copied_run.path).first_broken.name == "lineage.json"
+
+
+def test_an_interrupted_run_is_verified_by_what_it_has(copied_run):
+    begun = read_chain(copied_run.lineage).chain.only("base", "sources", "settings", "rows")
+    copied_run.lineage.write_text(begun.text())
+    copied_run.update(status="interrupted", lineage=None, adapter={})
+    report = verify_lineage(copied_run.path)
+    assert report.is_whole
+    assert [link.name for link in report.links][-2:] == ["checkpoint-3", "checkpoint-6"]
+    flip(copied_run.checkpoints / "checkpoint-6/scheduler.pt")
+    assert verify_lineage(copied_run.path).first_broken.name == "checkpoint-6"
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, MARK, "rng_state.pth"])
+def test_a_checkpoint_is_verified_in_its_run_and_elsewhere(made, copied_run, tmp_path, name):
+    inside, outside = copied_run.checkpoints / "checkpoint-3", tmp_path / "checkpoint-3"
+    shutil.copytree(inside, outside)
+    report = verify_lineage(inside)
+    assert (report.kind, report.is_whole, report.run) == ("checkpoint", True, str(copied_run.path))
+    assert verify_lineage(outside).links[0].state == "not checked"
+    assert verify_lineage(outside, run=copied_run.path).is_whole
+    flip(outside / name, 50 if name == MARK else None)
+    assert not verify_lineage(outside, run=copied_run.path).is_whole
+
+
+# The command
+
+
+def verified(*arguments):
+    return CliRunner().invoke(app, ["verify", *map(str, arguments)])
+
+
+def test_the_command_names_the_first_broken_link(copied_run):
+    done = verified(copied_run.path)
+    assert done.exit_code == 0
+    assert read_chain(copied_run.lineage).chain.tip in done.output
+    flip(copied_run.adapter / WEIGHTS)
+    done = verified(copied_run.path)
+    assert done.exit_code == 1
+    for text in ("broken link", str(copied_run.adapter / WEIGHTS), "expected", "found", "lorans reproduce"):
+        assert text in done.output
+    found = json.loads(verified(copied_run.path, "--json").stdout)
+    assert (found["whole"], [link["name"] for link in found["links"] if link["state"] == "broken"]) == (
+        False,
+        ["adapter"],
+    )
+
+
+def test_what_is_no_artefact_is_refused(tmp_path):
+    for place in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UsageError):
+            verify_lineage(place)
+    with pytest.raises(UsageError, match="--force: only works with `--against`"):
+        app(["verify", str(tmp_path), "--force"], standalone_mode=False)
+    with pytest.raises(UsageError, match="--deep: has no effect with `--against`"):
+        app(["verify", str(tmp_path), "--against", str(tmp_path), "--deep"], standalone_mode=False)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"has no lineage\.json: nothing says what it was made from"):
+        verify_lineage(tmp_path)
