@@ -28,6 +28,7 @@ from lora_ns.cli.plan import plan
 from lora_ns.cli.problems import Kind, print_problems
 from lora_ns.cli.push import push
 from lora_ns.cli.rank import launch_command, rank
+from lora_ns.cli.reproduce import reproduce
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
 from lora_ns.cli.terminal import make_errors_readable, say
@@ -60,6 +61,7 @@ COMMANDS = (
     ),
     Entry("plan", plan, "Check", ["lorans plan recipe.toml", "lorans plan recipe.toml --set peft.lora_r=64"]),
     Entry("train", train, "Train", ["lorans train recipe.toml", "lorans train outputs/run --resume"]),
+    Entry("reproduce", reproduce, "Train", ["lorans reproduce outputs/run", "lorans reproduce outputs/run --check"]),
     Entry(
         "infer",
         infer,

@@ -109,6 +109,7 @@ def _portable(manifest: Manifest) -> Manifest:
             "adapter": {},
             "seal": None,
             "lineage": None,
+            "reproduces": None,
             "distributed": None,
             "error": None,
         }

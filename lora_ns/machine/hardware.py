@@ -46,6 +46,13 @@ _MEBIBYTE = 1024 * 1024
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
+_VECTOR_FLAGS = (
+    *("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve", "sve2"),
+)
+"""Instruction sets by which libraries choose the kernels of a CPU, by the kernel's names."""
+
+
 _ROOT = Path("/")
 
 
@@ -78,6 +85,8 @@ class Machine:
     available_bytes: int
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
+    instruction_sets: tuple[str, ...] = ()
+    """Those that decide which kernels compute; empty if unknown."""
 
     @property
     def accelerator(self) -> str:
@@ -98,6 +107,7 @@ def detect() -> Machine:
         available_bytes=available,
         gpus=_detect_gpus((memory, available)),
         mps=sys.platform == "darwin" and platform.machine() == "arm64",
+        instruction_sets=instruction_sets(),
     )
 
 
@@ -177,10 +187,21 @@ def cpu_name(root: Path = _ROOT) -> str:
 
 def cpu_has_bf16(root: Path = _ROOT) -> bool:
     """Detect bfloat16 instructions. Without them the dtype works, but slowly."""
-    fields = _cpuinfo(root)
-    if sys.platform == "darwin" and not fields:
+    if sys.platform == "darwin" and not _cpuinfo(root):
         return _first_line("sysctl", "-n", "hw.optional.arm.FEAT_BF16") == "1"
-    return not _BF16_FLAGS.isdisjoint(f"{fields.get('flags', '')} {fields.get('features', '')}".split())
+    return not _BF16_FLAGS.isdisjoint(_cpu_flags(root))
+
+
+def instruction_sets(root: Path = _ROOT) -> tuple[str, ...]:
+    """List the CPU's instruction sets that decide which kernels compute; empty if the system does not list them."""
+    flags = _cpu_flags(root)
+    return tuple(name for name in _VECTOR_FLAGS if name in flags)
+
+
+def _cpu_flags(root: Path) -> set[str]:
+    """Return the flags of the first processor."""
+    fields = _cpuinfo(root)
+    return set(f"{fields.get('flags', '')} {fields.get('features', '')}".split())
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:

@@ -212,6 +212,8 @@ class Manifest(BaseModel):
     distributed: DistributedRecord | None = None
     """None until the trainer exists, and in runs of old versions that used one process."""
     error: str | None = None
+    reproduces: str | None = None
+    """Id of the run that this one repeats."""
     is_forced: bool = False
     """True if the run trains although its rewards were found to teach nothing."""
     awaits_launcher: bool = False

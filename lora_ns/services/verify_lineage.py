@@ -369,7 +369,7 @@ def _marked(run: _Run, folder: Path) -> CheckedLink:
     if not isinstance(mark, Mark):
         return _broken(folder.name, folder / MARK, str(mark), "", "", remedy)
     rows = run.chain.get(ROWS)
-    facts = [("run_id", run.run_id), *([("lineage", rows.sha256)] if rows else [])]
+    facts = [("run_id", run.run_id), *([("lineage", rows.sha256)] if rows and folder.name != "best" else [])]
     for name, value in facts:
         if mark.extra.get(name) != value:
             what = "it is a checkpoint of another run" if name == "run_id" else "it was not made from these rows"

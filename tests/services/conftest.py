@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from services_recipes import CLASSES, RECIPE, run_recipe
 
 from lora_ns.machine.hardware import detect, usable_cores
 from lora_ns.machine.libraries import prepare
+from lora_ns.model.files import ASSETS
 from lora_ns.run.directory import RunDir
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -37,6 +39,22 @@ def trained(tmp_path: Path) -> Callable[..., RunDir]:
 @pytest.fixture(scope="session")
 def lora_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return run_recipe(tmp_path_factory.mktemp("lora"), RECIPE)
+
+
+@pytest.fixture(scope="session")
+def local_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base and rows of its own, and a run of these, with dropout and packing, that has two checkpoints.
+
+    A test that changes a file puts it back.
+    """
+    folder = tmp_path_factory.mktemp("local")
+    shutil.copytree(ASSETS / "nano", folder / "base")
+    for name in ("train", "eval"):
+        shutil.copy(ASSETS / f"quickstart/{name}.jsonl", folder / f"{name}.jsonl")
+    text = RECIPE.replace("lorans:nano", "base").replace("lorans:quickstart/", "")
+    changes = ("training.save_steps=3", "training.save_total_limit=4", "peft.lora_dropout=0.1", "sft.packing=true")
+    run_recipe(folder, text, *changes, "training.global_batch_size=2")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import pytest
 
 pytest.importorskip("torch")
 
-from services_recipes import RECIPE, run_recipe
 from typer.testing import CliRunner
 
 from lora_ns.cli.app import app
@@ -15,7 +14,6 @@ from lora_ns.errors import UsageError
 from lora_ns.exports.lineage import artefact_lineage
 from lora_ns.files.marks import MARK
 from lora_ns.model.adapter import WEIGHTS
-from lora_ns.model.files import ASSETS
 from lora_ns.run.directory import RunDir
 from lora_ns.run.lineage import LINEAGE, read_chain
 from lora_ns.services.verify_lineage import verify_lineage
@@ -26,16 +24,10 @@ NAMES = {"gguf": "alone/model.gguf", "gguf-lora": "lora/adapter.gguf"}
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    """A folder with a base, rows, a run of these, and an artefact of each kind."""
-    folder = tmp_path_factory.mktemp("lineage")
-    shutil.copytree(ASSETS / "nano", folder / "base")
-    for name in ("train", "eval"):
-        shutil.copy(ASSETS / f"quickstart/{name}.jsonl", folder / f"{name}.jsonl")
-    text = RECIPE.replace("lorans:nano", "base").replace("lorans:quickstart/", "")
-    run = run_recipe(folder, text, "training.save_steps=3", "training.save_total_limit=4")
-    shutil.copytree(run.adapter, folder / "copied")
-    return folder
+def made(local_run):
+    """The folder with a base, rows, a run of these, and what is made of it."""
+    shutil.copytree(local_run / "run/adapter", local_run / "copied")
+    return local_run
 
 
 def exported(made, kind):
