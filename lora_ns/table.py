@@ -142,6 +142,10 @@ PLACE = rf"^[A-Za-z0-9_.:\[\]][A-Za-z0-9_.:%\[\]-]{{0,252}}:{_PORT}$"
 """Endpoint of a rendezvous: host name or address, and a port."""
 
 
+DURATION = r"^[1-9]\d{0,8}[dhms](\d{1,9}[dhms])*$"
+"""Length of time such as `2h30m`."""
+
+
 NO_CONTROL = AfterValidator(_without_control)
 
 

@@ -15,7 +15,7 @@ from lora_ns.recipe.distributed import STRATEGIES
 from lora_ns.recipe.objective_tables import chosen_objective, kinds_of, top_level
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.tagged_lists import TAGGED_LISTS
-from lora_ns.table import JOINERS, PLACE, WORD, Table, control_in
+from lora_ns.table import DURATION, JOINERS, PLACE, WORD, Table, control_in
 
 UNIONS: Mapping[str, Mapping[str, type[Table]]] = {
     "peft": METHODS,
@@ -93,7 +93,11 @@ def _noun(schema: Mapping[str, Any], plural: str = "") -> str:
     return " ".join([f"{'non-empty ' * is_filled}{_NOUNS[schema['type']]}{plural}", *limits])
 
 
-_PATTERNS = {WORD: "of letters, digits, `.`, `_`, `-`", PLACE: "of an address and a port from 1 to 65535"}
+_PATTERNS = {
+    WORD: "of letters, digits, `.`, `_`, `-`",
+    PLACE: "of an address and a port from 1 to 65535",
+    DURATION: 'such as "2h30m", "90m" or "45s"',
+}
 """Descriptions of the patterns that keys have."""
 
 

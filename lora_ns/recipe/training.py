@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lora_ns.table import (
+    DURATION,
     Extra,
     Fraction,
     Name,
@@ -70,7 +72,32 @@ class Training(Table):
     """Steps between two checkpoints. Default: once per epoch."""
     save_total_limit: PositiveInt = 2
     """Number of checkpoints to keep."""
+    metric_for_best_model: Name | None = None
+    """Metric of the evaluations whose best adapter is kept in `best`, such as `loss`, `f1` or `NAME.FIGURE` of a suite."""
+    load_best_model_at_end: bool = False
+    """End with the adapter of the best evaluation by `metric_for_best_model` (default: `loss`), not of the last step."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after so many evaluations without an improvement beyond the noise of the metric on the evaluation rows."""
+    early_stopping_threshold: NonNegativeFloat = 0.0
+    """What an improvement must exceed, too, in the unit of the metric."""
+    max_time: PositiveInt | Annotated[str, Field(pattern=DURATION)] | None = None
+    """Time limit, such as `2h30m` or a number of seconds; the run then ends with a checkpoint and its adapter."""
+    full_determinism: bool = False
+    """Use deterministic algorithms only; slower, and an error if an operation has none."""
     seed: Seed = 42
     """Seed of the adapter's initialisation, the order of the rows and dropout."""
     extra: Extra = Field(default={})
     """Other fields of `transformers.TrainingArguments`, checked against the installed version."""
+
+    @property
+    def max_seconds(self) -> int | None:
+        """The time limit in seconds."""
+        return seconds_of(self.max_time) if isinstance(self.max_time, str) else self.max_time
+
+
+_UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+
+
+def seconds_of(duration: str) -> int:
+    """Return the seconds of a length of time such as `2h30m`, which matches `DURATION`."""
+    return sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([dhms])", duration))

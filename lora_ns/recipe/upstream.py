@@ -25,6 +25,7 @@ SET_BY_PLAN = frozenset(
         "fp16",
         "fsdp",
         "fsdp_config",
+        "full_determinism",
         "gradient_accumulation_steps",
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",
@@ -35,9 +36,11 @@ SET_BY_PLAN = frozenset(
         "logging_first_step",
         "logging_steps",
         "logging_strategy",
+        "load_best_model_at_end",
         "lr_scheduler_type",
         "max_grad_norm",
         "max_steps",
+        "metric_for_best_model",
         "neftune_noise_alpha",
         "optim",
         "output_dir",
@@ -102,10 +105,6 @@ REFUSED_ARGUMENTS: Mapping[str, str] = {
     "use_liger_kernel": "it replaces layers that lorans checks the adapter on",
 }
 """Fields of `TrainingArguments` that would have no effect or break a guarantee of lorans, each with the reason."""
-
-
-NEEDS: Mapping[str, tuple[str, ...]] = {"greater_is_better": ("metric_for_best_model", "load_best_model_at_end")}
-"""Fields that only have an effect together with one of the others."""
 
 
 SET_BY_ENGINE = frozenset(

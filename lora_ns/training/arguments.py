@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_ns.objectives import LabelObjective
 from lora_ns.plan.plan import Plan
+from lora_ns.recipe.best_metric import best_metric, is_higher_better
 from lora_ns.recipe.distributed import DeepSpeed, Fsdp, Processes
 from lora_ns.recipe.recipe import Recipe
 
@@ -63,16 +64,31 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         # The batches of a stream differ in length, so each process collates its own.
         **({"accelerator_config": {"dispatch_batches": False}} if recipe.dataset.streaming else {}),
         **_strategy(recipe, plan),
-        **_direction(recipe),
+        **_best(recipe),
+        "full_determinism": False,  # `deterministic` sets it, and takes it back
         **training.extra,
     }
 
 
-def _direction(recipe: Recipe) -> dict[str, Any]:
-    """The direction of a suite's figure that chooses the best checkpoint; transformers knows that of `loss` alone."""
-    chosen = str(recipe.training.extra.get("metric_for_best_model", "")).removeprefix("eval_")
-    lower = {f"{suite.title}.{name}" for suite in recipe.evaluation.suites for name in suite.lower_is_better}
-    return {"greater_is_better": False} if chosen in lower else {}
+def _best(recipe: Recipe) -> dict[str, Any]:
+    """Arguments for the best checkpoint, if transformers loads it in the end, see `loads_a_checkpoint`."""
+    name = best_metric(recipe)
+    if name is None or not loads_a_checkpoint(recipe):
+        return {"load_best_model_at_end": False, "metric_for_best_model": None}
+    return {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": name,
+        "greater_is_better": is_higher_better(recipe, name),
+    }
+
+
+def loads_a_checkpoint(recipe: Recipe) -> bool:
+    """True if the best weights come from a checkpoint in the end.
+
+    Those in `best` are whole, and fit the original base. A model with sharded weights, or on a base from which the
+    initial adapter was subtracted, cannot take them back.
+    """
+    return recipe.training.load_best_model_at_end and (recipe.distributed.shards or recipe.peft.moves_base)
 
 
 def _strategy(recipe: Recipe, plan: Plan) -> dict[str, Any]:

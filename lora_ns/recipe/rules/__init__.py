@@ -66,8 +66,11 @@ from lora_ns.recipe.rules.objective import (
     vllm_writes_as_the_model_does,
 )
 from lora_ns.recipe.rules.training import (
+    best_metric_is_measured,
     checkpointing_works,
     checkpoints_are_whole,
+    early_stopping_threshold_needs_patience,
+    evaluations_can_be_chosen_from,
     global_batch_divides,
     nothing_is_pushed,
     one_batch_size,
@@ -144,6 +147,9 @@ RULES: tuple[Rule, ...] = (
     machines_can_meet,
     nothing_is_pushed,
     checkpoints_are_whole,
+    evaluations_can_be_chosen_from,
+    best_metric_is_measured,
+    early_stopping_threshold_needs_patience,
     training_extra_is_known,
     training_extra_has_an_effect,
     peft_extra_is_known,

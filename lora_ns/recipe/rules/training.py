@@ -5,12 +5,12 @@ from __future__ import annotations
 from lora_ns.errors import did_you_mean
 from lora_ns.objectives import OBJECTIVE_TABLES
 from lora_ns.recipe.advise import Adviser
+from lora_ns.recipe.best_metric import best_metric, is_higher_better, is_of_a_suite, known_metrics
 from lora_ns.recipe.keys import UNIONS, known_keys, tag_of
 from lora_ns.recipe.optimizers import OPTIMIZERS
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.written import is_written
 from lora_ns.recipe.upstream import (
-    NEEDS,
     REFUSED_ARGUMENTS,
     SET_BY_ENGINE,
     SET_BY_PLAN,
@@ -120,6 +120,45 @@ def warm_up_ends(recipe: Recipe) -> Conflict | None:
     return None
 
 
+def evaluations_can_be_chosen_from(recipe: Recipe) -> Conflict | None:
+    """Choosing the best evaluation, and stopping early, need evaluation rows."""
+    training, data = recipe.training, recipe.dataset
+    asked = (
+        ("metric_for_best_model", training.metric_for_best_model),
+        ("load_best_model_at_end", training.load_best_model_at_end),
+        ("early_stopping_patience", training.early_stopping_patience),
+    )
+    key = next((key for key, value in asked if value), None)
+    if key is None or data.eval_split or data.eval_path or data.eval_fraction:
+        return None
+    what = f"`{key}` chooses among evaluations, and there are no evaluation rows"
+    return Conflict((f"training.{key}",), what, "add `eval_path`, `eval_split` or `eval_fraction`")
+
+
+def best_metric_is_measured(recipe: Recipe) -> Conflict | None:
+    """The metric for the best model has a known direction, and is measured during training."""
+    key, name = "training.metric_for_best_model", best_metric(recipe)
+    if name is None or recipe.training.metric_for_best_model is None:
+        return None
+    if is_higher_better(recipe, name) is None:
+        known = known_metrics(recipe)
+        listed = f"one of: {', '.join(known)}; or `NAME.FIGURE` of a suite of the recipe"
+        what = f"it is not known whether a higher `{name}` is better"
+        return Conflict((key,), what, did_you_mean(name, known, beside=listed))
+    if is_of_a_suite(recipe, name) and not recipe.evaluation.while_training:
+        what = f"`{name}` is not measured during training"
+        return Conflict((key,), what, "add `evaluation.while_training = true`")
+    return None
+
+
+def early_stopping_threshold_needs_patience(recipe: Recipe) -> Conflict | None:
+    """The threshold of an improvement has an effect on early stopping only."""
+    if is_written(recipe, "training.early_stopping_threshold") and not recipe.training.early_stopping_patience:
+        what = "`early_stopping_threshold` has no effect without `early_stopping_patience`"
+        return Conflict(("training.early_stopping_threshold",), what, "add it, or remove the key")
+    return None
+
+
 _PUSHING = frozenset(
     {"push_to_hub", "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token", "hub_model_id"}
     | {"hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"}
@@ -160,9 +199,8 @@ def training_extra_has_an_effect(recipe: Recipe) -> Conflict | None:
             return Conflict(place, f'`{key}` has no effect without `[distributed] strategy = "ddp"`', "remove it")
         if key.startswith("trackio_") and "trackio" not in recipe.tracking.report_to:
             return Conflict(place, f'`{key}` has no effect without `tracking.report_to = ["trackio"]`', "remove it")
-        if key in NEEDS and not any(other in extra for other in NEEDS[key]):
-            others = " or ".join(f"`{other}`" for other in NEEDS[key])
-            return Conflict(place, f"`{key}` has no effect without {others}", "remove it")
+        if key == "greater_is_better" and best_metric(recipe) is None:
+            return Conflict(place, f"`{key}` has no effect without `training.metric_for_best_model`", "remove it")
     return None
 
 
