@@ -81,6 +81,7 @@ def show_training(result: JudgedTraining, as_json: bool, takes_text: bool = True
             ("adapter", result.adapter),
             ("steps", number(result.steps)),
             ("trained parameters", number(result.trainable_parameters)),
+            *_end(result),
             *_adapter_check(result.seal),
             *measurements(result.metrics, _shares(result.suites)),
             *((f"verdict on {about}", reason) for about, reason in verdicts(result.suites)),
@@ -89,6 +90,19 @@ def show_training(result: JudgedTraining, as_json: bool, takes_text: bool = True
         ],
         [f"lorans infer {run} {rows}", f"lorans merge {run} --output merged"],
     )
+
+
+def _end(result: JudgedTraining) -> Iterator[tuple[str, str]]:
+    """Describe why training ended early, and which weights were saved."""
+    if result.ended:
+        yield "ended", result.ended
+    if (best := result.best) is None:
+        return
+    found = f"step {best.step:,} (eval_{best.metric} {best.value:.4g})"
+    if result.adapter_step == best.step:
+        yield "best", f"{found}; it is the adapter"
+    else:
+        yield "best", f"{found}; `--checkpoint best` uses it, the adapter is that of step {result.adapter_step:,}"
 
 
 def _adapter_check(seal: SealRecord | None) -> list[tuple[str, str]]:

@@ -177,12 +177,19 @@ def _checkpointing(settled: Settled, value: bool, unknown: str) -> Derived[bool]
     return computed(value, f"the batch fits in memory without it{unknown}")
 
 
-def eval_batch(settled: Settled, micro: int) -> Derived[int]:
+COMPARED_BATCHES = 32
+"""Evaluation batches whose losses early stopping compares; from fewer, little is known about the noise."""
+
+
+def eval_batch(settled: Settled, micro: int, rows: int | None = None, world: int = 1) -> Derived[int]:
     """Return the rows of an evaluation batch in each process."""
-    batch_size = settled.recipe.training.per_device_eval_batch_size
+    training = settled.recipe.training
+    batch_size = training.per_device_eval_batch_size
     if batch_size == "auto":
-        group = settled.recipe.objective.eval_group_size
-        return computed(-(-2 * micro // group) * group, "evaluation stores no gradients")
+        group, size, why = settled.recipe.objective.eval_group_size, 2 * micro, "evaluation stores no gradients"
+        if training.early_stopping_patience and rows and rows < COMPARED_BATCHES * size * world:
+            size, why = max(1, rows // (COMPARED_BATCHES * world)), "early stopping compares evaluations by batches"
+        return computed(-(-size // group) * group, why)
     return written_value(settled, "training.per_device_eval_batch_size", batch_size)
 
 

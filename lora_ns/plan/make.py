@@ -104,7 +104,7 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         global_batch_size=batch.total,
         per_device_train_batch_size=batch.micro,
         gradient_accumulation_steps=batch.accumulation,
-        per_device_eval_batch_size=eval_batch(settled, batch.micro.value),
+        per_device_eval_batch_size=eval_batch(settled, batch.micro.value, data.eval_rows, shares),
         gradient_checkpointing=batch.checkpointing,
         steps_per_epoch=per_epoch,
         max_steps=steps,

@@ -73,9 +73,9 @@ class Training(Table):
     save_total_limit: PositiveInt = 2
     """Number of checkpoints to keep."""
     metric_for_best_model: Name | None = None
-    """Metric of the evaluations whose best adapter is kept in `best`, such as `loss`, `f1` or `NAME.FIGURE` of a suite."""
+    """Metric by which the best adapter is kept in `best`, such as `loss`, `f1`, or `NAME.FIGURE` of a suite."""
     load_best_model_at_end: bool = False
-    """End with the adapter of the best evaluation by `metric_for_best_model` (default: `loss`), not of the last step."""
+    """End with the best adapter by `metric_for_best_model` (default: `loss`) instead of that of the last step."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after so many evaluations without an improvement beyond the noise of the metric on the evaluation rows."""
     early_stopping_threshold: NonNegativeFloat = 0.0

@@ -21,6 +21,10 @@ MANIFEST_VERSION = 2
 """Version 1 recipes had the tables of all objectives."""
 
 
+EARLY, IN_TIME = "early stopping: ", "time limit: "
+"""Beginnings of the reasons why training ended before the planned last step."""
+
+
 Status = Literal["started", "running", "finished", "failed", "interrupted"]
 
 
@@ -153,6 +157,17 @@ class SealRecord(BaseModel):
     """The same difference between trained model and base; None if the adapter changes the positions."""
 
 
+class BestRecord(BaseModel):
+    """The best evaluation of a run, whose adapter is in `best`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    metric: str
+    """The metric, without `eval_`."""
+    value: float
+
+
 class DistributedRecord(BaseModel):
     """The training processes, as reported by the engine."""
 
@@ -206,6 +221,12 @@ class Manifest(BaseModel):
     """Best constant answer on the training rows, by metric; empty for text, and in runs of old versions."""
     adapter: dict[str, str] = {}
     """SHA-256 of every file of the adapter, by name."""
+    adapter_step: int | None = None
+    """Step of the weights of the adapter; None until it is saved, and in runs of old versions."""
+    best: BestRecord | None = None
+    """The best evaluation; None unless the recipe asks for it."""
+    ended: str | None = None
+    """Why training ended before the planned last step, beginning with `EARLY` or `IN_TIME`; None if it did not."""
     seal: SealRecord | None = None
     lineage: str | None = None
     """SHA-256 of the last link of the lineage before the manifest's own; None in runs that began without one."""

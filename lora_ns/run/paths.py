@@ -52,6 +52,16 @@ class RunPaths:
         return self.path / "adapter"
 
     @property
+    def best(self) -> Path:
+        """The adapter of the best evaluation, like `adapter`."""
+        return self.path / "best"
+
+    @property
+    def best_of_checkpoint(self) -> Path:
+        """The best adapter up to the last checkpoint, while `best` is of a later step."""
+        return self.path / "best_of_checkpoint"
+
+    @property
     def start(self) -> Path:
         """The initial adapter, if it is that of another run or if computing it again could give a different one."""
         return self.path / "start"
@@ -150,4 +160,5 @@ class RunPaths:
     @property
     def _folders(self) -> tuple[Path, ...]:
         earlier = (self.start, self.base_adapters, self.reference)
-        return (self.checkpoints, self.adapter, *earlier, self.data, self.code, self.evaluations, self.ranks)
+        adapters = (self.adapter, self.best, self.best_of_checkpoint)
+        return (self.checkpoints, *adapters, *earlier, self.data, self.code, self.evaluations, self.ranks)

@@ -41,4 +41,5 @@ def execute_ranks(
 ) -> JudgedTraining:
     """Train in several processes, which find everything they need in the run directory."""
     result = recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
-    return judged(TrainResult(**{**result, "seal": run.read().seal}))  # written by the first rank
+    manifest = run.read()  # as the first rank has written it
+    return judged(TrainResult(**{**result, "seal": manifest.seal, "best": manifest.best}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ def make_callbacks(
     began: Callable[[], None] = lambda: None,
     check_there: Callable[[], None] = lambda: None,
     may_be_zero: bool = False,
+    before_marks: Sequence[TrainerCallback] = (),
 ) -> list[TrainerCallback]:
     """The callbacks of a run.
 
@@ -42,13 +43,14 @@ def make_callbacks(
         began: called once the first step is complete and no signal has arrived.
         check_there: called after every step; raises if the run directory can no longer be written.
         may_be_zero: True if some steps have nothing to learn, so that their loss is 0.
+        before_marks: further callbacks, which may write into a checkpoint before it is marked.
     """
     if text := forget_after(metrics, first_step):
         observer.warn(text)
     return [
         _recorder(metrics, observer, first_step, may_be_zero),
         _steps(observer, stop, began, check_there),
-        _best_metric(),
+        *before_marks,
         _marker(run_id, marks),
     ]
 
@@ -93,18 +95,6 @@ def _steps(
                 control.should_training_stop = True
 
     return Steps()
-
-
-def _best_metric() -> TrainerCallback:
-    from transformers import TrainerCallback
-
-    class BestMetric(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Ends the run at its first evaluation if that lacks `metric_for_best_model`."""
-
-        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
-            _check_best_metric(args.metric_for_best_model, metrics)
-
-    return BestMetric()
 
 
 def _marker(run_id: str, marks: bool) -> TrainerCallback:
@@ -152,11 +142,3 @@ class BrokenLoss:
         if row.get("loss") == 0.0 and row.get("grad_norm", 0.0) == 0.0 and not self._may_be_zero:
             what = f"step {row['step']}: the loss is exactly 0, so nothing is learned: no token or label contributes"
             raise RunError(Problem("", what, "inspect the rows with `lorans validate --show`"))
-
-
-def _check_best_metric(wanted: str | None, metrics: dict[str, float]) -> None:
-    names = [name.removeprefix("eval_") for name, value in metrics.items() if name.startswith("eval_")]
-    if wanted is not None and wanted.removeprefix("eval_") not in names:
-        known = ", ".join(name for name in names if not name.endswith(("runtime", "per_second")))
-        what = f"the evaluation has no `{wanted}`"
-        raise RunError(Problem("", what, f"known: {known}", key="training.extra.metric_for_best_model"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -16,6 +17,9 @@ def counted(trainer_class: Any) -> Any:
 
     class CountedTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
         """A trainer whose subclass for a task defines the items to count, and further means beside the loss."""
+
+        eval_units: Sequence[tuple[float, int]] = ()
+        """Loss and number of items of each batch of each process in the last evaluation, in the order of the rows."""
 
         def count_of(self, inputs: Any) -> Any:
             """Number of items of a batch that are in the loss, as a scalar tensor."""
@@ -38,6 +42,8 @@ def counted(trainer_class: Any) -> Any:
             sums = self.__dict__.setdefault("_eval_sums", Counter())
             sums["count"] += int(counts.sum())
             sums["loss"] += float((losses * counts)[counts > 0].sum())  # a batch may be nothing but padding of its rank
+            units = self.__dict__.setdefault("_units", [])
+            units += [pair for pair in zip(losses.tolist(), counts.tolist(), strict=True) if pair[1]]
             for name, mean in self.batch_means().items():
                 sums[name] += mean * int(counts.sum())
             return loss, logits, labels
@@ -45,6 +51,8 @@ def counted(trainer_class: Any) -> Any:
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             """Log, with the means of the sums at the end of an evaluation."""
             sums = self.__dict__.pop("_eval_sums", None) if "eval_loss" in logs else None
+            if sums:
+                self.eval_units = self.__dict__.pop("_units")
             if sums and (count := sums.pop("count")):
                 self.log_means({name: value / count for name, value in sums.items()}, logs)
             super().log(logs, start_time)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,13 +39,16 @@ from lora_ns.recipe.distributed import DeepSpeed, OneProcess, Strategy
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.lineage import close_chain, trained_chain
-from lora_ns.run.manifest import Manifest, SealRecord
+from lora_ns.run.manifest import BestRecord, Manifest, SealRecord
 from lora_ns.run.metrics import read_metrics
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.safety.credentials import scrubbed
 from lora_ns.training import starts
 from lora_ns.training.callbacks import make_callbacks
+from lora_ns.training.completion import Completion
+from lora_ns.training.determinism import deterministic
 from lora_ns.training.failures import no_room_to_load, no_room_to_start, no_room_to_train, telling_broken_rows
+from lora_ns.training.final_metrics import final_metrics, measured_baseline, warn_of_unmeasured
 from lora_ns.training.learning import learning_watch, metric_watch
 from lora_ns.training.optimizers import choose_optimizer, leave_training
 from lora_ns.training.own_suites import OwnSuites, asking_in_training
@@ -56,10 +59,10 @@ from lora_ns.training.reference import refer_once, refer_to_start
 from lora_ns.training.rewards import open_rewards
 from lora_ns.training.samples import sample_writer
 from lora_ns.training.seal import Seal
+from lora_ns.training.time_limit import TimeLimit, timing
 from lora_ns.training.trainer import make_trainer
 
 if TYPE_CHECKING:
-    import datasets
     from peft import PeftModel
     from transformers import Trainer, TrainerCallback
 
@@ -83,6 +86,12 @@ class TrainResult:
     """The comparison of the saved adapter with the trained model."""
     lineage: str | None = None
     """The tip of the run's lineage; None for a run that began without one."""
+    adapter_step: int | None = None
+    """Step of the weights that were saved."""
+    best: BestRecord | None = None
+    """The best evaluation, if the recipe asks for it."""
+    ended: str | None = None
+    """Why training ended before the planned last step; None if it did not."""
 
 
 def initialise_alone(run: RunDir) -> None:
@@ -101,7 +110,7 @@ def initialise_alone(run: RunDir) -> None:
 
 def recording(run: RunDir, work: Callable[[Manifest], T]) -> T:
     """Do the work of a run and record its outcome in the manifest, however it ends."""
-    manifest = run.update(status="running", error=None)
+    manifest = run.update(status="running", error=None, ended=None)
     try:
         with run.telling_lost_disk():
             return work(manifest)
@@ -130,16 +139,19 @@ def train_and_seal(
     Returns:
         The result on the first rank of each machine, None on the others.
     """
-    fitted = _fit(run, manifest, prepared, observer, checkpoint, stop)
+    limit = TimeLimit.of(manifest)
+    with deterministic(manifest.recipe.training.full_determinism, manifest.seed):
+        fitted = _fit(run, manifest, prepared, observer, checkpoint, stop, limit)
     if fitted.seal is None:
         return None
     seal, steps = fitted.seal, int(fitted.trainer.state.global_step)
     manifest, metrics = _save(run, prepared, observer, fitted)
+    step, best, ended = fitted.step, fitted.completion.best, fitted.completion.ended
     del fitted  # frees the trained model before the saved one is loaded
     _free_memory()
     observer.stage("checking the saved adapter")
     seal.freeze(run.probes)
-    manifest = run.amend(manifest, adapter=hash_folder(run.adapter))
+    manifest = run.amend(manifest, adapter=hash_folder(run.adapter), adapter_step=step, best=best, ended=ended)
     chain = trained_chain(run)
     sealed = {"metrics": metrics, "seal": seal.check(run), "lineage": chain.tip if chain else None}
     manifest = run.amend(manifest, **sealed)
@@ -148,7 +160,8 @@ def train_and_seal(
     if manifest.seal and manifest.seal.adapter_effect is not None and manifest.seal.adapter_effect < NO_EFFECT:
         observer.warn("the adapter has no effect: raise `training.learning_rate`, or train longer")
     trainable = manifest.base.trainable_parameters or 0
-    return TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics, manifest.seal, tip)
+    result = TrainResult(str(run.path), str(run.adapter), steps, trainable, metrics, manifest.seal, tip)
+    return replace(result, adapter_step=step, best=best, ended=ended)
 
 
 def _free_memory() -> None:
@@ -172,6 +185,9 @@ class _Fitted:
     metrics: dict[str, Any]
     seal: Seal | None
     """The trained model's logits, for the adapter check; only on the first rank of a machine."""
+    step: int
+    """Step of its weights."""
+    completion: Completion
 
 
 def _fit(
@@ -181,23 +197,27 @@ def _fit(
     observer: Observer,
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
+    limit: TimeLimit | None,
 ) -> _Fitted:
     """Train the model. Every process of a run calls this."""
     from transformers import set_seed
 
     recipe, rank = manifest.recipe, prepared.rank
-    with telling_memory_errors(*no_room_to_load(manifest)):
+    with telling_memory_errors(*no_room_to_load(manifest)), timing(limit, "loading"):
         model = _adapted_base(run, manifest, prepared.base, observer)
+    completion = Completion.of(
+        run, manifest, limit, rank.is_first, lambda folder: _write_adapter(run, manifest, prepared, model, folder)
+    )
     suites = OwnSuites.of(Trained(run, manifest, prepared.base, prepared.tokenizer, model), observer)
-    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop, suites)
+    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop, suites, completion)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
     manifest = run.amend(manifest, base=trained, distributed=check_world(trainer, rank, recipe.distributed))
-    metrics = dict(manifest.metrics)
     if suites and recipe.evaluation.before_training and not checkpoint:
         observer.stage("answering before training")
-        found = suites.ask(run.answers_before if rank.is_first else None, observer)
-        metrics |= {f"before/{key}": value for key, value in found.items()}
-        manifest = run.amend(manifest, metrics=metrics)
+        with timing(limit, "asking"):
+            found = suites.ask(run.answers_before if rank.is_first else None, observer)
+        before = {f"before/{key}": value for key, value in found.items()}
+        manifest = run.amend(manifest, metrics={**manifest.metrics, **before})
     if rank.is_first:
         _look_at_completions(run, manifest, trainer, prepared, observer, checkpoint, suites)
     set_seed(recipe.training.seed + rank.number)  # each rank draws its own dropout masks
@@ -212,18 +232,25 @@ def _fit(
         divided_attention(model, recipe.distributed.row_parts),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
-    _check_finished(run, recipe.distributed, trainer, stop)
-    _check_stepped(trainer, observer)
-    metrics = metrics | peak_memory()  # a new dict: the manifest holds the old one
+        _check_finished(run, recipe.distributed, trainer, stop)
+        step = completion.complete(manifest, trainer)
+    _check_stepped(trainer, observer, completion.ended)
+    metrics = {**manifest.metrics, **peak_memory()}
     leave_training(trainer)
+    seal = _sealed(manifest, model, prepared, trainer)
+    return _Fitted(manifest, model, trainer, suites, metrics, seal if rank.is_first else None, step, completion)
+
+
+def _sealed(manifest: Manifest, model: PeftModel, prepared: PreparedRun, trainer: Trainer) -> Seal | None:
+    """The trained model's logits, on the ranks that compute them. Every rank calls it, and leaves the group in it."""
+    rank, strategy, device = prepared.rank, manifest.recipe.distributed, trainer.args.device
     # With sharded weights, all ranks compute the logits together.
-    answers_here = rank.is_first or recipe.distributed.shards
-    sealed = manifest, model, prepared.data[0], prepared.tokenizer, trainer.args.device
-    seal = Seal(*sealed) if answers_here else None
+    answers_here = rank.is_first or strategy.shards
+    seal = Seal(manifest, model, prepared.data[0], prepared.tokenizer, device) if answers_here else None
     if is_one_of_several():
-        check_wrapped(trainer, recipe.distributed)
+        check_wrapped(trainer, strategy)
         leave(trainer)
-    return _Fitted(manifest, model, trainer, suites, metrics, seal if rank.is_first else None)
+    return seal
 
 
 def _look_at_completions(
@@ -254,27 +281,33 @@ def _save(run: RunDir, prepared: PreparedRun, observer: Observer, fitted: _Fitte
     """Save the adapter and take the final measurements. Returns the manifest and the metrics."""
     manifest, model, trainer = fitted.manifest, fitted.model, fitted.trainer
     recipe = manifest.recipe
-    metrics = fitted.metrics | _final_metrics(run, trainer)
-    _warn_of_unmeasured(run, trainer, observer)
+    metrics = fitted.metrics | final_metrics(run, fitted.step if recipe.training.load_best_model_at_end else None)
+    warn_of_unmeasured(run, trainer, observer, recipe)
     if isinstance(recipe.objective, LabelObjective):
         baseline = Baseline.of(baseline_kind(manifest), manifest.labels, labels_that_count(prepared.data[0]))
         manifest = run.amend(manifest, baseline=dict(baseline.constants))
-        metrics |= _measured_baseline(baseline, prepared.data[1], metrics, observer)
+        metrics |= measured_baseline(baseline, prepared.data[1], metrics, observer)
     if prepared.stream:
         manifest = _record_stream(run, manifest, prepared.stream, observer)
     observer.stage("saving the adapter")
     observer.saving(model, prepared.tokenizer)
     run.check_there()
-    settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
-    with telling_disk_errors(run.adapter):
-        start = run.start if recipe.peft.moves_base else None
-        save_adapter(model, prepared.tokenizer, settings, run.adapter, start)
-    if recipe.model.trust_remote_code:
-        carry_over(prepared.base.path, run.adapter)
+    _write_adapter(run, manifest, prepared, model, run.adapter)
     if fitted.suites:
         observer.stage("answering after training")
         metrics |= fitted.suites.ask(run.answers_after, observer)
     return manifest, metrics
+
+
+def _write_adapter(run: RunDir, manifest: Manifest, prepared: PreparedRun, model: PeftModel, folder: Path) -> None:
+    """Write the adapter with everything that it is used with. Raises `RunError`."""
+    recipe = manifest.recipe
+    settings = generation_settings(prepared.base, manifest.stop_token_ids, prepared.tokenizer.pad_token_id)
+    with telling_disk_errors(folder):
+        start = run.start if recipe.peft.moves_base else None
+        save_adapter(model, prepared.tokenizer, settings, folder, start)
+    if recipe.model.trust_remote_code:
+        carry_over(prepared.base.path, folder)
 
 
 def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
@@ -310,9 +343,10 @@ def _make_trainer(
     checkpoint: tuple[Path, int] | None,
     stop: StopSignal,
     suites: OwnSuites | None = None,
+    completion: Completion | None = None,
 ) -> Trainer:
     """The trainer of a model. Computes the adapter's initialisation if that needs the rows or the base's weights."""
-    recipe, plan = manifest.recipe, manifest.plan
+    recipe, plan, completion = manifest.recipe, manifest.plan, completion or Completion()
     first = checkpoint[1] if checkpoint else 0
     rewards = open_rewards(recipe.objective, [run.code, *folders_of(manifest)])
     if recipe.objective.generates:  # TRL ends completions at the model's own stop tokens
@@ -328,7 +362,7 @@ def _make_trainer(
             prepared.tokenizer,
             (prepared.stream.dataset() if prepared.stream else prepared.data[0], prepared.data[1]),
             [
-                *_while_training(recipe, suites, observer, lambda: trainer),
+                *_while_training(recipe, suites, observer, lambda: trainer, completion),
                 *make_callbacks(
                     manifest.run_id,
                     run.metrics,
@@ -339,6 +373,7 @@ def _make_trainer(
                     run.forget_replaced if stop.file is None else lambda: None,  # otherwise the launcher does
                     run.check_there,
                     recipe.objective.generates,
+                    completion.callbacks(manifest, prepared.rank.is_first, observer, lambda: trainer),
                 ),
                 learning_watch(recipe.peft, plan.learning_rate.value, observer, recipe.objective.generates),
                 metric_watch(recipe.objective.watches(), read_metrics(run.metrics).rows, observer),
@@ -358,18 +393,19 @@ def _make_trainer(
             observer.stage("computing the reference")
             refer_once(trainer, run.reference, prepared.rank, observer.rows)
     choose_optimizer(trainer, recipe)
+    completion.watch(trainer)
     observer.ready(trainer)
     return trainer
 
 
 def _while_training(
-    recipe: Recipe, suites: OwnSuites | None, observer: Observer, trainer: Callable[[], Trainer]
+    recipe: Recipe, suites: OwnSuites | None, observer: Observer, trainer: Callable[[], Trainer], completion: Completion
 ) -> list[TrainerCallback]:
     """The callback that asks suites during training, if the recipe wants it; the trainer is made later."""
     if suites is None or not recipe.evaluation.while_training:
         return []
     some = suites.first(recipe.evaluation.samples_while_training)
-    return [asking_in_training(some, observer, recipe.objective.shows, trainer)]
+    return [asking_in_training(some, observer, recipe.objective.shows, trainer, completion.of_suites)]
 
 
 def _check_finished(run: RunDir, strategy: Strategy, trainer: Any, stop: StopSignal) -> None:
@@ -380,59 +416,16 @@ def _check_finished(run: RunDir, strategy: Strategy, trainer: Any, stop: StopSig
         raise InterruptedRunError(stop.number, Problem("", what, goes_on))
 
 
-def _check_stepped(trainer: Any, observer: Observer) -> None:
-    """Check that the run made at least one step, and warn if the rows ended early. Raises `RunError`."""
+def _check_stepped(trainer: Any, observer: Observer, ended: str | None) -> None:
+    """Check that the run made at least one step, and warn if it did not make all. Raises `RunError`."""
     steps, planned = trainer.state.global_step, trainer.state.max_steps
     if not steps:
         what = f"no step of {planned} was made: there are too few rows for a batch"
         raise RunError(Problem("", what, "add rows, or lower `training.per_device_train_batch_size`"))
-    if steps < planned:
+    if ended:
+        observer.warn(ended)
+    elif steps < planned:
         observer.warn(f"the rows ended after step {steps} of {planned}")
-
-
-def _final_metrics(run: RunDir, trainer: Trainer) -> dict[str, Any]:
-    """Metrics of the evaluation before training, of the evaluation of the saved weights, and of the final summary."""
-    rows = read_metrics(run.metrics).rows
-    metrics: dict[str, Any] = {}
-    evaluations = [row for row in rows if "eval_loss" in row]
-    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    kept_ones = [row for row in evaluations if row["step"] and best in {None, row["step"]}]
-    skipped = ("_runtime", "_per_second", "num_tokens", "_entropy", "min_length", "max_length", "_terminated_length")
-    for prefix, row in (("before/", evaluations[:1]), ("", kept_ones[-1:])):
-        if row and (not prefix or row[0]["step"] == 0):
-            kept = {
-                key: value for key, value in row[0].items() if key.startswith("eval_") and not key.endswith(skipped)
-            }
-            metrics |= {f"{prefix}{key}": value for key, value in kept.items()}
-    summary = [row for row in rows if "train_runtime" in row][-1:]
-    if summary:
-        metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
-    return metrics
-
-
-def _measured_baseline(
-    baseline: Baseline, eval_rows: datasets.Dataset | None, metrics: Mapping[str, Any], observer: Observer
-) -> dict[str, float]:
-    """Metrics of a constant answer on the evaluation rows; warns if the model is no better."""
-    if eval_rows is None:
-        return {}
-    reached = baseline.measure(labels_that_count(eval_rows))
-    measured = {name: metrics[f"eval_{name}"] for name in reached if f"eval_{name}" in metrics}
-    for text in baseline.unbeaten(measured, reached):
-        observer.warn(text)
-    return {f"baseline/eval_{name}": value for name, value in reached.items()}
-
-
-def _warn_of_unmeasured(run: RunDir, trainer: Trainer, observer: Observer) -> None:
-    """Warn if the last evaluation did not measure the weights that are saved."""
-    if trainer.args.eval_strategy == "no" or trainer.args.load_best_model_at_end:
-        return
-    measured = [row["step"] for row in read_metrics(run.metrics).rows if "eval_loss" in row and row["step"]]
-    steps = trainer.state.global_step
-    if not measured:
-        observer.warn(f"no evaluation measured the model in {steps} steps (lower `eval_steps`, or `extra.eval_delay`)")
-    elif measured[-1] < steps:
-        observer.warn(f"the last evaluation measured the model after step {measured[-1]} of {steps}")
 
 
 def _record_stream(run: RunDir, manifest: Manifest, stream: Stream, observer: Observer) -> Manifest:

@@ -20,7 +20,7 @@ from lora_ns.objectives.prompt_trainer import Sample
 from lora_ns.parallel.group import of_first_rank
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
-from lora_ns.statistics import value_of
+from lora_ns.statistics import Measure, value_of
 from lora_ns.training.prepared import folders_of
 
 if TYPE_CHECKING:
@@ -90,16 +90,17 @@ class OwnSuites:
 
     def figures(self, answers: Answers) -> dict[str, float]:
         """The figures of answers, equal on all ranks: `exact_match`, `NAME.FIGURE`, and `NAME.FIGURE/GROUP`."""
-        return of_first_rank(lambda: self._figures(answers))
+        return of_first_rank(lambda: _values(self.measures(answers)))
 
-    def _figures(self, answers: Answers) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def measures(self, answers: Answers) -> dict[str, Measure]:
+        """The figures of answers with their items, by the names of `figures`."""
+        found: dict[str, Measure] = {}
         for one, given in zip(self.asked, answers, strict=True):
             title = "" if one.suite.title == "exact-match" else f"{one.suite.title}."
             for ending, places in _parts(one):
                 golds, some = [one.golds[place] for place in places], [given[place] for place in places]
                 measures = one.suite.measure(golds, some)
-                found |= {f"{title}{name}{ending}": value_of(measure) for name, measure in measures.items()}
+                found |= {f"{title}{name}{ending}": measure for name, measure in measures.items()}
         return found
 
     def _save(self, file: Path, answers: Answers) -> None:
@@ -114,6 +115,10 @@ class OwnSuites:
         with telling_disk_errors(file):
             file.parent.mkdir(exist_ok=True)
         write_atomic(file, json.dumps(table, ensure_ascii=False, default=str) + "\n")
+
+
+def _values(measures: Mapping[str, Measure]) -> dict[str, float]:
+    return {name: value_of(measure) for name, measure in measures.items()}
 
 
 def _left(manifest: Manifest) -> str:
@@ -164,7 +169,11 @@ def _as_before(model: Any) -> Iterator[None]:
 
 
 def asking_in_training(
-    suites: OwnSuites, observer: Observer, shown: Mapping[str, str], trainer: Callable[[], Trainer]
+    suites: OwnSuites,
+    observer: Observer,
+    shown: Mapping[str, str],
+    trainer: Callable[[], Trainer],
+    kept: dict[str, Measure],
 ) -> TrainerCallback:
     """A callback that asks suites at each evaluation, and adds their figures to its metrics.
 
@@ -175,6 +184,7 @@ def asking_in_training(
         observer: told which figures to show.
         shown: the metrics that it shows besides.
         trainer: gives the trainer, once training has begun.
+        kept: receives the figures of the last evaluation with their items, on rank 0.
     """
     from transformers import TrainerCallback
 
@@ -182,7 +192,13 @@ def asking_in_training(
         """See `asking_in_training`."""
 
         def on_evaluate(self, _args: Any, _state: Any, _control: Any, metrics: dict[str, float], **_: Any) -> None:
-            found = suites.figures(suites.answers())
+            answers = suites.answers()
+
+            def measure() -> dict[str, float]:
+                kept.update(suites.measures(answers))
+                return _values(kept)
+
+            found = of_first_rank(measure)
             observer.shows({**shown, **{name: name for name in found if "/" not in name}})
             row = {f"eval_{name}": value for name, value in found.items()}
             _check_new(row, metrics)
