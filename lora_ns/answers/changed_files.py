@@ -66,7 +66,8 @@ def check_unchanged(run: RunDir, manifest: Manifest, base: Base, names: set[str]
 def names_saved(run: RunDir, manifest: Manifest) -> set[str]:
     """The names of the adapter's tensors. Raises `UsageError` if the adapter is missing or its file is incomplete."""
     if not (run.adapter / WEIGHTS).is_file():
-        remedy = f"`lorans train {run.path} --resume` finishes it" if manifest.status != "finished" else "train again"
+        goes_on = f"`lorans train {run.path} --resume` finishes it, `--checkpoint last` uses its last checkpoint"
+        remedy = goes_on if manifest.status != "finished" else "train again"
         raise UsageError(Problem(str(run.path), f"no adapter: the run is {manifest.status}", remedy))
     return set(read_header(run.adapter / WEIGHTS, "restore it, or train again")[0])
 

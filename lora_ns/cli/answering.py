@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,26 @@ class AskedRun:
         asked, found, machine = asked_processes(num_processes, gpus, does), find_artefact(path, against), detect()
         count = count_workers(asked, gpus is not None, found.manifest.plan.device.value, machine)
         return cls(RunDir(found.place), found.manifest, machine, count, found)
+
+    @contextlib.contextmanager
+    def at_prepared(
+        self, checkpoint: str | None, base: Path | None, force: Force, tell: Callable[[str], None]
+    ) -> Iterator[AskedRun]:
+        """Prepare the libraries, and use the run with the adapter of `--checkpoint`, if it is given.
+
+        Raises:
+            LoransError: if there is no such checkpoint, or the base is missing.
+        """
+        from lora_ns.machine.libraries import prepare
+
+        prepare(self.machine, self.processes)
+        from lora_ns.answers.checkpoints import OPTION, at_checkpoint
+
+        if checkpoint is not None and self.artefact is not None:
+            what = f"{self.artefact.place} is no run, and has no checkpoints"
+            raise UsageError(Problem(OPTION, what, "name the run, or leave it out"))
+        with at_checkpoint(self.folder, checkpoint, tell, base, force) as folder:
+            yield self if checkpoint is None else replace(self, folder=folder, manifest=folder.read())
 
     def open(self, base: Path | None, dtype: str | None, force: Force) -> Opened:
         """Open the run or the artefact, without its weights. Raises `LoransError`."""

@@ -10,7 +10,7 @@ import typer
 
 from lora_ns.cli import complete
 from lora_ns.cli.answering import AskedRun
-from lora_ns.cli.options import AsJson, BasePath, Force, Gpus, NumProcesses, RunPath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, BasePath, Checkpoint, Force, Gpus, NumProcesses, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_evaluation
 from lora_ns.cli.show import Progress, forcing, note
 from lora_ns.cli.trust import trust_run
@@ -166,6 +166,7 @@ def evaluate(
     junit: JUnitFile = None,
     show: Show = 0,
     max_bad_rows: MaxBadRows = None,
+    checkpoint: Checkpoint = None,
     base: BasePath = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -196,8 +197,12 @@ def evaluate(
     trust_run(trust_remote_code, asked.folder, base)
     for other in beside:
         trust_run(trust_remote_code, other.folder, None)
-    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
-        libraries.prepare(asked.machine, asked.processes)
+    with (
+        Progress(2) as progress,
+        forcing(force) as forced,
+        libraries.Noise(),
+        asked.at_prepared(checkpoint, base, forced, progress.warn) as asked,
+    ):
         from lora_ns.answers.opened import open_run
         from lora_ns.services.evaluate import Beside
         from lora_ns.services.evaluate import evaluate as service

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, Into, RunPath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, BasePath, Checkpoint, DtypeName, Force, Into, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import Progress, forcing, note, number, print_json
 from lora_ns.cli.trust import trust_run
@@ -106,6 +107,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    checkpoint: Checkpoint = None,
     base: BasePath = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -129,10 +131,13 @@ def export(
     given: dict[str, object] = {"--rank": rank, "--energy": energy, "--dtype": dtype}
     given |= {"--max-shard-size": max_shard_size, "--type": type_, "--llama-cpp": llama_cpp, "--into": into}
     _check_options(to, given)
-    opened = RunDir.open_to_use(run, note)
-    trust_run(trust_remote_code, opened, base)
-    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
+    source = RunDir.open_to_use(run, note)
+    trust_run(trust_remote_code, source, base)
+    with Progress(2) as progress, forcing(force) as forced, libraries.Noise(), contextlib.ExitStack() as stack:
         libraries.prepare(detect())
+        from lora_ns.answers.checkpoints import at_checkpoint
+
+        opened = stack.enter_context(at_checkpoint(source, checkpoint, progress.warn, base, forced))
         place = output.absolute()
         if to == "plain":
             result = export_plain(opened, place, rank, energy, base, forced, progress)
@@ -194,6 +199,7 @@ def verify(
         ),
     ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also read all weights of a large base.")] = False,
+    checkpoint: Checkpoint = None,
     base: BasePath = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -206,7 +212,10 @@ def verify(
     compared with the trained model of a run. The command ends with 1 if a link is broken or a stage differs.
     """
     if against is None:
-        _check_unused({"--force": force, "--trust-remote-code": trust_remote_code}, "only works with `--against`")
+        _check_unused(
+            {"--checkpoint": checkpoint is not None, "--force": force, "--trust-remote-code": trust_remote_code},
+            "only works with `--against`",
+        )
         _verify_lineage(folder, run, base, deep, as_json)
     _check_unused({"--run": run is not None, "--deep": deep}, "has no effect with `--against`")
     assert against is not None, "the lineage has been verified"
@@ -219,10 +228,13 @@ def verify(
     from lora_ns.services.verify_gguf import verify_gguf
     from lora_ns.services.verify_ollama import verify_ollama
 
-    opened = RunDir.open_to_use(against, note)
-    trust_run(trust_remote_code, opened, base)
-    with Progress(1) as progress, forcing(force) as forced, libraries.Noise():
+    source = RunDir.open_to_use(against, note)
+    trust_run(trust_remote_code, source, base)
+    with Progress(1) as progress, forcing(force) as forced, libraries.Noise(), contextlib.ExitStack() as stack:
         libraries.prepare(detect())
+        from lora_ns.answers.checkpoints import at_checkpoint
+
+        opened = stack.enter_context(at_checkpoint(source, checkpoint, progress.warn, base, forced))
         trained, place = open_run(opened, base, force=forced), folder.absolute()
         if (folder / MODELFILE).is_file():
             proof = verify_ollama(trained, place, progress)

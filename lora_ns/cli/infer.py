@@ -18,6 +18,7 @@ from lora_ns.cli.options import (
     AnyPath,
     AsJson,
     BasePath,
+    Checkpoint,
     Dtype,
     Force,
     Gpus,
@@ -120,6 +121,7 @@ def infer(
     base_too: BaseToo = False,
     errors: Errors = "stop",
     against: Against = None,
+    checkpoint: Checkpoint = None,
     base: BasePath = None,
     dtype: Dtype = None,
     force: Force = False,
@@ -146,10 +148,15 @@ def infer(
     for one in asked:
         _trust(trust_remote_code, one, base)
     with _output(output_file, overwrite, asked, base, input_file) as file:
-        with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
-            libraries.prepare(asked[0].machine, asked[0].processes)
+        with (
+            Progress(2) as progress,
+            forcing(force) as forced,
+            libraries.Noise(),
+            asked[0].at_prepared(checkpoint, base, forced, progress.warn) as first,
+        ):
             from lora_ns.answers.journal import Journal
 
+            asked[0] = first
             opened = [one.open(base, dtype, forced) for one in asked]
             asking = _Asking(opened, base_too, errors == "rows", generation)
             rows = asking.rows(texts, input_file, progress.warn)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from lora_ns.cli.export import rows_of, rows_of_proof
-from lora_ns.cli.options import AsJson, BasePath, DtypeName, Force, Into, RunPath, TrustRemoteCode
+from lora_ns.cli.options import AsJson, BasePath, Checkpoint, DtypeName, Force, Into, RunPath, TrustRemoteCode
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import Progress, forcing, note, print_json
 from lora_ns.cli.trust import trust_run
@@ -77,6 +78,7 @@ def merge(
         ),
     ] = None,
     into: Into = None,
+    checkpoint: Checkpoint = None,
     force: Force = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
@@ -95,11 +97,16 @@ def merge(
     opened = RunDir.open_to_use(run, note)
     combination = _combination(opened, other, weights, method, density)
     trust_run(trust_remote_code, opened, base)
-    with Progress(2) as progress, forcing(force) as forced, libraries.Noise():
+    with Progress(2) as progress, forcing(force) as forced, libraries.Noise(), contextlib.ExitStack() as stack:
         libraries.prepare(detect())
+        from lora_ns.answers.checkpoints import at_checkpoint
+
+        used = stack.enter_context(at_checkpoint(opened, checkpoint, progress.warn, base, forced))
+        if combination is not None:
+            combination = replace(combination, runs=(used, *combination.runs[1:]))
         place = output.absolute()
         chosen = into == "original"
-        result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress, combination, chosen)
+        result = export_merged(used, place, dtype, max_shard_size, base, forced, progress, combination, chosen)
     if as_json:
         proof = {"verified": result.proof.is_verified, "proof": asdict(result.proof)}
         print_json({**asdict(cast("MergeResult", result.made)), **proof, "lineage": result.lineage})

@@ -74,6 +74,17 @@ Dtype = Annotated[
 ]
 
 
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="STEP|last|best",
+        help="Use the adapter of a checkpoint, also of an unfinished run: that of a step, the last or the best one.",
+        show_default=False,
+    ),
+]
+
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_ns.answers.artefact import is_artefact, open_place
 from lora_ns.answers.changed_files import Force
-from lora_ns.answers.opened import Opened
+from lora_ns.answers.opened import Opened, open_run
 from lora_ns.answers.weights import Weights
 from lora_ns.answers.work import (
     Compute,
@@ -30,6 +30,7 @@ from lora_ns.machine.hardware import Machine, detect
 from lora_ns.machine.libraries import prepare
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.recipe.generation import Generation
+from lora_ns.run.at_step import RunAtStep
 from lora_ns.run.directory import RunDir
 
 
@@ -127,6 +128,7 @@ def _share(tasks: Sequence[Task], number: int, count: int, workers: Workers, ope
     """The work of one process: every `count`-th batch of each task, so that all shares have similar lengths."""
     return {
         "run": str(opened.run.path.absolute()),
+        "at": [str(opened.run.adapter), opened.run.step] if isinstance(opened.run, RunAtStep) else None,
         "base": str(workers.base.absolute()) if workers.base else None,
         "dtype": workers.dtype,
         "force": workers.force,
@@ -195,7 +197,10 @@ def work(files: WorkerFiles) -> None:
         return
     force = Force(lambda _: None) if share.get("force") else Force()
     base, against = (Path(share[name]) if share.get(name) else None for name in ("base", "against"))
-    opened = open_place(place, base, share.get("dtype"), force, against)
+    if at := share.get("at"):
+        opened = open_run(RunAtStep(place, Path(at[0]), at[1]), base, share.get("dtype"), force)
+    else:
+        opened = open_place(place, base, share.get("dtype"), force, against)
     beside = {name: open_place(Path(path), base, share["dtype"], force) for name, path in share["beside"].items()}
     weights = Weights(opened.load(), beside)
     with files.done.open("ab", buffering=0) as done, files.part.open("ab", buffering=0) as part:

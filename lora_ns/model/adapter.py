@@ -134,7 +134,7 @@ def save_adapter(
         RunError: if the saved weights differ from the trained ones.
     """
     from peft import get_peft_model_state_dict
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     staged = folder.with_name(f".{folder.name}.new")
     remove(staged)
@@ -144,14 +144,31 @@ def save_adapter(
     (staged / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     if start is not None:
-        begun = load_file(start / WEIGHTS)
-        expected = without_start({name: value.detach().cpu() for name, value in expected.items()}, begun)
-        save_file(without_start(load_file(staged / WEIGHTS), begun), staged / WEIGHTS, metadata={"format": "pt"})
-    settle_config(staged, widened=start is not None)
+        trained = {name: value.detach().cpu() for name, value in expected.items()}
+        expected = without_start(trained, load_file(start / WEIGHTS))
+    as_saved(staged, start)
     check_saved(staged, expected)
     follow_umask(staged)
     remove(folder)
     staged.rename(folder)
+
+
+def as_saved(folder: Path, start: Path | None) -> None:
+    """Turn an adapter as training writes it into one for the original base, which loads in any version of PEFT.
+
+    Args:
+        folder: folder of the adapter.
+        start: the initial adapter, if it was subtracted from the base.
+    """
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / WEIGHTS)
+    kept = {name: value for name, value in weights.items() if ".base_layer." not in name}
+    if start is not None:
+        kept = without_start(kept, load_file(start / WEIGHTS))
+    if start is not None or len(kept) < len(weights):
+        save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+    settle_config(folder, widened=start is not None)
 
 
 def without_start(trained: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,25 @@ def last_complete_checkpoint(checkpoints: Path, run_id: str) -> tuple[Path, int]
     return (complete[max(complete)], max(complete)) if complete else None
 
 
+def usable_steps(checkpoints: Path, run_id: str) -> list[int]:
+    """Return the steps of the checkpoints that a run has marked as complete, in order."""
+    folders = _folders(checkpoints)
+    return sorted(step for step, folder in folders.items() if not _mark_fault(folder, read_mark(folder), run_id, step))
+
+
+def usable(checkpoints: Path, run_id: str, step: int) -> Path | Passed:
+    """Return the folder of a checkpoint whose files are intact, or why its weights cannot be used.
+
+    Unlike a checkpoint to resume from, it may have lost the best one.
+    """
+    folder = _folders(checkpoints).get(step, checkpoints / f"checkpoint-{step}")
+    mark = read_mark(folder)
+    if found := _mark_fault(folder, mark, run_id, step):
+        return found
+    fault = fault_of(folder, mark)
+    return Passed(folder, str(fault)) if fault else folder
+
+
 def best_of(checkpoint: Path) -> Path | None:
     """Return the best checkpoint so far according to this one, wherever the run has been moved to."""
     best = _state(checkpoint).get("best_model_checkpoint")
@@ -153,14 +172,21 @@ def _folders(checkpoints: Path) -> dict[int, Path]:
 def _why_not(folder: Path, run_id: str, step: int) -> Passed | None:
     """Explain why a run cannot resume from a checkpoint."""
     mark = read_mark(folder)
+    if found := _mark_fault(folder, mark, run_id, step):
+        return found
+    fault = fault_of(folder, mark) or _state_fault(folder, step)
+    return Passed(folder, str(fault)) if fault else None
+
+
+def _mark_fault(folder: Path, mark: Mark | Fault | None, run_id: str, step: int) -> Passed | None:
+    """Explain why a folder is no complete checkpoint of a step of this run."""
     if mark is None:
         return Passed(folder, f"is incomplete (it has no {MARK})", was_finished=False)
     if isinstance(mark, Mark) and mark.extra.get("run_id") != run_id:
         return Passed(folder, "belongs to another run")
     if isinstance(mark, Mark) and mark.extra.get("step") != step:
         return Passed(folder, f"is of step {mark.extra.get('step')}, by its {MARK}")
-    fault = fault_of(folder, mark) or _state_fault(folder, step)
-    return Passed(folder, str(fault)) if fault else None
+    return None
 
 
 def _state_fault(folder: Path, step: int) -> Fault | None:

@@ -1,0 +1,46 @@
+"""A run with the adapter of one of its steps in the place of the last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_ns.files.disk import hash_folder
+from lora_ns.run.directory import RunDir
+from lora_ns.run.manifest import Manifest
+
+
+class RunAtStep(RunDir):
+    """A run that is used with the adapter of a checkpoint, or with its best one. Its manifest describes that adapter.
+
+    What the run kept of the trained model at its end, such as its answers to probes, is not that adapter's.
+    """
+
+    def __init__(self, path: Path, adapter: Path, step: int) -> None:
+        """Use the adapter of a folder.
+
+        Args:
+            path: the run directory.
+            adapter: folder of the adapter, complete and intact.
+            step: its step.
+        """
+        super().__init__(path)
+        self._adapter, self.step, self._hashes = adapter, step, hash_folder(adapter)
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter of the step."""
+        return self._adapter
+
+    @property
+    def probes(self) -> Path:
+        """A file that does not exist: the answers of this adapter were not kept."""
+        return self._adapter / super().probes.name
+
+    def read(self) -> Manifest:
+        """The manifest of the run, with the files of this adapter."""
+        update = {"adapter": self._hashes, "adapter_step": self.step, "seal": None}
+        return super().read().model_copy(update=update)
+
+    @property
+    def _directory(self) -> RunDir:
+        return RunDir(self.path)._directory
