@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import UsageError
 from lora_ns.files.reading import is_file, read_json
+from lora_ns.run.at_step import RunAtStep
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest, SourceRecord
 from lora_ns.safety.credentials import scrubbed
@@ -126,10 +127,13 @@ def _license(manifest: Manifest) -> str | None:
 
 
 def _figures(run: RunDir, manifest: Manifest) -> list[Figure]:
-    """The figures of the last `lorans eval` of the run with intervals, or those of its training."""
+    """The figures of the last `lorans eval` of the adapter with intervals, or those of its training."""
     for folder in sorted(run.evaluations.glob("[0-9]*"), key=lambda one: int(one.name), reverse=True):
         try:
             table = read_json(folder / "results.json")
+            step = table.get("step", None if isinstance(run, RunAtStep) else manifest.adapter_step)
+            if step != manifest.adapter_step:
+                continue  # of another adapter of the run
             return list(_evaluated(table))
         except (UsageError, KeyError, TypeError, AttributeError):
             continue  # of another version, or damaged
@@ -162,6 +166,8 @@ def _text(
     yield f"| base | {name}{f' at {manifest.base.commit}' if manifest.base.commit else ''} |"
     yield f"| licence of the base | {_license(manifest) or 'not stated in its card'} |"
     yield f"| fingerprint of the base | `{manifest.base.fingerprint}` |"
+    if (step := manifest.adapter_step) is not None:
+        yield f"| trained | to step {step:,} of {manifest.plan.max_steps.value or step:,} |"
     yield f"| training rows | {_rows(manifest.data.train)} |"
     if manifest.data.eval:
         yield f"| evaluation rows | {_rows(manifest.data.eval)} |"

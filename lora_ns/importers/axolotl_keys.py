@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lora_ns.importers.preferences import BETA, SAME_REFERENCE, SMOOTHING, on_pairs
 from lora_ns.importers.rules import Rule, among, by_value, each, gone, initialisation, maps, refused, same, unused
+from lora_ns.importers.training_arguments import ARGUMENTS
 from lora_ns.importers.values import flag, names, number, plain, text, whole
 
 _NO_RL = "it only applies to `rl: dpo`"
@@ -211,9 +212,15 @@ _LEARNING: Mapping[str, Rule] = {
         unused("it only saves memory"),
     ),
     "logging_steps": maps("training.logging_steps", whole),
-    "early_stopping_patience": refused("lorans has no early stopping", "set `num_epochs` to where it used to stop"),
-    "load_best_model_at_end": refused("lorans keeps the last weights", "use one of the checkpoints of the run"),
-    **each("metric_for_best_model greater_is_better", unused("it only applies to the choice of a checkpoint")),
+    "early_stopping_patience": by_value(
+        plain,
+        lambda value: (
+            unused("it is turned off, as by default")
+            if value is False
+            else maps("training.early_stopping_patience", whole)
+        ),
+    ),
+    **{key: ARGUMENTS[key] for key in ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")},
     **each(
         "loss_watchdog_threshold loss_watchdog_patience",
         unused("it stops diverging runs; lorans stops a run whose loss is not a number"),

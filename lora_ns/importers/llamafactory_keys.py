@@ -226,11 +226,9 @@ _LEARNING: Mapping[str, Rule] = {
         ),
     ),
     "save_total_limit": maps("training.save_total_limit", whole, own=2),
-    "early_stopping_steps": refused("lorans has no early stopping", "set `num_train_epochs` to where it used to stop"),
-    "load_best_model_at_end": refused(
-        "lorans keeps the adapter of the last step", "remove it, and choose a checkpoint after training"
-    ),
-    **each("metric_for_best_model greater_is_better", unused("it only applies to `load_best_model_at_end`")),
+    "early_stopping_steps": maps("training.early_stopping_patience", whole),
+    **{key: ARGUMENTS[key] for key in ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")},
+    "full_determinism": ARGUMENTS["full_determinism"],
     "average_tokens_across_devices": same(
         "lorans averages the loss over the tokens of the global batch", True, remedy="remove it", read=flag
     ),
@@ -249,7 +247,7 @@ _NO_RESULT: Mapping[str, Rule] = {
         "generation_max_length generation_num_beams generation_config "
         "eval_num_beams debug enable_torch_profiler profiler_output_dir profiler_wait_steps profiler_warmup_steps "
         "profiler_active_steps profiler_repeat profiler_record_shapes profiler_profile_memory profiler_with_stack "
-        "profile_modules bf16_full_eval fp16_full_eval full_determinism",
+        "profile_modules bf16_full_eval fp16_full_eval",
         unused("it is about logs and files, and does not change results"),
     ),
     **each(

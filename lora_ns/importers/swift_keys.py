@@ -98,7 +98,7 @@ RULES: Mapping[str, Rule] = {
     **each("rope_scaling init_strategy", refused("lorans uses the base as it is", "remove it", ())),
     "tuner_backend": same("it does not change results", "peft", "unsloth", remedy="remove it"),
     "attn_impl": unused("the kernel does not change results; set `model.attn_implementation` to choose one"),
-    "early_stop_interval": refused("lorans has no early stopping", "set `num_train_epochs` to where it used to stop"),
+    "early_stop_interval": maps("training.early_stopping_patience", whole),
     "optimizer": refused("lorans does not support this optimizer", "choose one with `optim`", ("adamw",)),
     "callbacks": refused("lorans does not run other tools' code", "remove it", ()),
     "use_galore": refused("lorans does not support GaLore", "remove it"),

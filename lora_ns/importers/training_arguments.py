@@ -27,7 +27,7 @@ ARGUMENTS: Mapping[str, Rule] = {
     "label_smoothing_factor": refused("lorans trains without label smoothing", "remove it", (0, 0.0)),
     "seed": maps("training.seed", whole, own=42),
     "data_seed": unused("`training.seed` also determines the order of the rows"),
-    "full_determinism": unused("it is for debugging; lorans's runs are reproducible on the same machine"),
+    "full_determinism": maps("training.full_determinism", flag, own=False),
     "neftune_noise_alpha": maps("sft.neftune_noise_alpha", number, own=0.0),
     "per_device_eval_batch_size": maps("training.per_device_eval_batch_size", whole),
     "gradient_checkpointing": maps("training.gradient_checkpointing", flag),
@@ -45,10 +45,9 @@ ARGUMENTS: Mapping[str, Rule] = {
     "average_tokens_across_devices": same(
         "lorans averages the loss over the tokens of the global batch", True, remedy="remove it", read=flag
     ),
-    "load_best_model_at_end": refused(
-        "lorans keeps the adapter of the last step", "remove it, and choose a checkpoint after training"
-    ),
-    **each("metric_for_best_model greater_is_better", unused("it only applies to `load_best_model_at_end`")),
+    "load_best_model_at_end": maps("training.load_best_model_at_end", flag, own=False),
+    "metric_for_best_model": maps("training.metric_for_best_model", text),
+    "greater_is_better": unused("lorans knows the direction of a metric by its name"),
     **each(
         "gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs tf32 torch_compile "
         "torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config use_cache activation_offloading "

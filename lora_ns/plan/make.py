@@ -18,7 +18,7 @@ from lora_ns.plan.checks import (
     quantization_problems,
 )
 from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory
-from lora_ns.plan.notes import plan_notes, teacher_notes
+from lora_ns.plan.notes import end_notes, plan_notes, teacher_notes
 from lora_ns.plan.plan import (
     DataFacts,
     Derived,
@@ -124,6 +124,7 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
             *data.notes,
             *teacher_notes(settled.teacher, dtype.value),
             *plan_notes(settled.recipe, machine, batch, shares, data.train_rows),
+            *end_notes(settled.recipe),
             *unusual(settled.recipe, facts, batch.total.value),
             *reference_notes(settled, data.train_rows, steps.value and steps.value * batch.total.value),
             *base_notes(settled.recipe),

@@ -7,6 +7,7 @@ from lora_ns.plan.fit import Batch, fits_into_memory, free_memory
 from lora_ns.plan.memory import teacher_bytes
 from lora_ns.plan.processes import count_here
 from lora_ns.plan.settled import TeacherSize
+from lora_ns.recipe.best_metric import best_metric, is_higher_better
 from lora_ns.recipe.recipe import Recipe
 
 
@@ -25,6 +26,27 @@ def plan_notes(recipe: Recipe, machine: Machine, batch: Batch, world: int, rows:
         notes.append(f'optim: "{optim}" does not page on {machine.accelerator}; otherwise it is the same')
     if recipe.peft.capabilities.is_sensitive and recipe.training.learning_rate is None:
         notes.append(f"{recipe.peft.method}: {recipe.peft.advice}")
+    return notes
+
+
+def end_notes(recipe: Recipe) -> list[str]:
+    """Say what can end the run before its last step, and which weights it ends with."""
+    training, notes, metric = recipe.training, list[str](), best_metric(recipe)
+    if patience := training.early_stopping_patience:
+        evaluations = "1 evaluation" if patience == 1 else f"{patience} evaluations"
+        threshold = training.early_stopping_threshold
+        more = f" and by more than {threshold:g}" if threshold else ""
+        what = f"`eval_{metric}` does not improve beyond its noise{more}"
+        notes.append(f"early stopping: after {evaluations} in which {what}")
+    if (limit := training.max_seconds) is not None:
+        what = f"training ends within {limit:,} s of its start, with a checkpoint and the adapter"
+        notes.append(f"time limit: {what}; the learning rate schedule is that of all steps")
+    if metric is not None:
+        ends = "the run ends with it" if training.load_best_model_at_end else "`--checkpoint best` uses it"
+        better = "highest" if is_higher_better(recipe, metric) else "lowest"
+        notes.append(f"best: the adapter with the {better} `eval_{metric}` is kept in `best`; {ends}")
+    if training.full_determinism:
+        notes.append("full_determinism: only deterministic algorithms, which are slower")
     return notes
 
 

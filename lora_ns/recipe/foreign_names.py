@@ -422,7 +422,8 @@ _TRAINING_KEYS = {
     "resume_from_checkpoint": no_key("remove it, and run `lorans train RECIPE --resume`"),
     "overwrite_output_dir": no_key("remove it, and run `lorans train RECIPE --overwrite`"),
     **each("hub_model_id push_to_hub hub_strategy", _UPLOAD),
-    "early_stopping_patience": no_key("lorans has no early stopping; every evaluation is in `metrics.jsonl`"),
+    **each("early_stop_interval early_stopping_steps", to_key("training.early_stopping_patience")),
+    **each("max_train_time max_hours time_limit", to_key("training.max_time")),
     "stage": to_key("task_type", values=_TASKS),
     **each("lm_eval_tasks eval_metric eval_metrics", no_key("write a table `[[evaluation.suites]]` for each")),
 }

@@ -89,6 +89,14 @@ class Training(Table):
     extra: Extra = Field(default={})
     """Other fields of `transformers.TrainingArguments`, checked against the installed version."""
 
+    def without_an_early_end(self) -> Training:
+        """The same settings for a short trial, which neither chooses among evaluations nor ends early."""
+        names = "metric_for_best_model load_best_model_at_end early_stopping_patience early_stopping_threshold max_time"
+        extra = {key: value for key, value in self.extra.items() if key != "greater_is_better"}
+        return self.model_copy(
+            update={**{name: Training.model_fields[name].default for name in names.split()}, "extra": extra}
+        )
+
     @property
     def max_seconds(self) -> int | None:
         """The time limit in seconds."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lora_ns.files.disk import hash_folder
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
+from lora_ns.run.metrics import read_metrics
 
 
 class RunAtStep(RunDir):
@@ -37,9 +39,15 @@ class RunAtStep(RunDir):
         return self._adapter / super().probes.name
 
     def read(self) -> Manifest:
-        """The manifest of the run, with the files of this adapter."""
-        update = {"adapter": self._hashes, "adapter_step": self.step, "seal": None}
-        return super().read().model_copy(update=update)
+        """The manifest of the run, with the files and the metrics of this adapter."""
+        found = super().read()
+        update = {"adapter": self._hashes, "adapter_step": self.step, "seal": None, "metrics": self._measured()}
+        return found.model_copy(update=update)
+
+    def _measured(self) -> dict[str, Any]:
+        """The metrics of the evaluation at the step, if there was one."""
+        rows = [row for row in read_metrics(self.metrics).rows if row["step"] == self.step]
+        return {key: value for row in rows for key, value in row.items() if key.startswith("eval_")}
 
     @property
     def _directory(self) -> RunDir:

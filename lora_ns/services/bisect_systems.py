@@ -14,6 +14,7 @@ from lora_ns.answers.work import Compute
 from lora_ns.data.rows import Row
 from lora_ns.errors import Problem, UsageError, did_you_mean
 from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.best_adapter import find_best
 from lora_ns.run.earlier import kept_problems
 from lora_ns.run.last_checkpoint import best_of, search
 from lora_ns.run.metrics import read_metrics
@@ -154,6 +155,10 @@ class Course:
             raise UsageError(Problem(str(run.checkpoints), "there are no intact checkpoints to search", remedy))
         best = best_of(found[max(found)])
         end = _last_step(opened, best)
+        kept = find_best(run, manifest.run_id)
+        if kept is not None and not manifest.recipe.peft.moves_base:  # else it has another rank than the checkpoints
+            best = found.setdefault(kept.record.step, kept.folder)
+            found = dict(sorted(found.items()))
         points = tuple(Point(folder.name, step, str(folder)) for step, folder in found.items() if step < end)
         is_later = manifest.init_adapter is not None
         if is_later and (problems := kept_problems(run, manifest, starts=True)):
@@ -188,6 +193,8 @@ class Course:
 
 def _last_step(opened: Opened, best: Path | None) -> int:
     """The step of the adapter: the last one, or the best one if the run ended with that."""
+    if opened.manifest.adapter_step is not None:
+        return opened.manifest.adapter_step
     if opened.manifest.recipe.training.extra.get("load_best_model_at_end") and best is not None:
         return int(best.name.rpartition("-")[2])
     return max((int(row["step"]) for row in read_metrics(opened.run.metrics).rows), default=2**63)

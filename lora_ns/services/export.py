@@ -153,7 +153,8 @@ def write_report(
     Returns:
         The result with the tip of the lineage.
     """
-    table = {**asdict(result), "verified": result.proof.is_verified, "run_id": manifest.run_id}
+    table: dict[str, Any] = {**asdict(result), "verified": result.proof.is_verified, "run_id": manifest.run_id}
+    table["step"] = manifest.adapter_step
     table.pop("lineage")  # which has the hash of this report
     parts = (trained_configuration(gguf), gguf.run.adapter) if gguf else ()
     with telling_disk_errors(file):

@@ -23,7 +23,7 @@ from lora_ns.recipe.objective_tables import as_tables
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.last_checkpoint import put_aside
-from lora_ns.run.manifest import Manifest, differences
+from lora_ns.run.manifest import IN_TIME, Manifest, differences
 from lora_ns.run.observer import Observer
 from lora_ns.services.after_training import JudgedTraining
 from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
@@ -35,6 +35,7 @@ MAY_CHANGE_ON_RESUME = (
     "distributed.max_restarts",
     "distributed.rdzv_endpoint",
     "distributed.timeout",
+    "training.max_time",
     "training.logging_steps",
     "training.save_steps",
     "training.save_total_limit",
@@ -145,8 +146,11 @@ def reopen_run(
 
 
 def _check_unfinished(run: RunDir, manifest: Manifest) -> None:
-    if manifest.status == "finished":
-        raise UsageError(Problem(str(run.path), "this run is finished", f"`lorans infer {run.path}` uses it"))
+    """Check that there are steps left: a run that its time limit ended goes on. Raises `UsageError`."""
+    ended = manifest.ended or ""
+    if manifest.status == "finished" and not ended.startswith(IN_TIME):
+        why = f" ({ended})" if ended else ""
+        raise UsageError(Problem(str(run.path), f"this run is finished{why}", f"`lorans infer {run.path}` uses it"))
 
 
 def _as_asked(manifest: Manifest, settled: Settled, count: Count | None) -> Manifest:
@@ -159,7 +163,9 @@ def _as_asked(manifest: Manifest, settled: Settled, count: Count | None) -> Mani
         wanted = wanted.model_copy(update=kept) if kept else begun
     recipe = with_settled_rank(manifest, settled)
     _check_same(manifest, recipe.model_copy(update={"distributed": wanted}))
-    return manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update={"distributed": wanted})})
+    training = manifest.recipe.training.model_copy(update={"max_time": recipe.training.max_time})
+    changed = {"distributed": wanted, "training": training}
+    return manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update=changed)})
 
 
 def _check_devices(run: RunDir, manifest: Manifest, machine: Machine) -> None:

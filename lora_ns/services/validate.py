@@ -381,25 +381,20 @@ def validate_step(loaded: LoadedRecipe, observer: Observer, noise: libraries.Noi
     return StepReport(float(result.metrics["train_loss"]), result.trainable_parameters)
 
 
-_OF_BEST = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
-"""Keys of `training.extra` about the best checkpoint, which may be chosen by a figure that one step does not ask."""
-
-
 def _one_step(loaded: LoadedRecipe, run: Path) -> LoadedRecipe:
     """Reduce a valid recipe to one step."""
     recipe = loaded.recipe
     few = max(recipe.training.global_batch_size or 0, recipe.objective.rows_for_a_step)
-    asks = recipe.evaluation.while_training
     tables = {
         # Without a warm-up, whose first step has a learning rate of 0 and changes nothing.
         "training": {
             "output_dir": str(run),
             "max_steps": recipe.peft.least_steps,
             "warmup_steps": 0,
-            "extra": {key: value for key, value in recipe.training.extra.items() if not (asks and key in _OF_BEST)},
         },
         "dataset": {"max_samples": few, "max_eval_samples": 4},
         "evaluation": {"exact_match": False, "before_training": False, "suites": (), "while_training": False},
     }
+    recipe = recipe.model_copy(update={"training": recipe.training.without_an_early_end()})
     changed = {name: getattr(recipe, name).model_copy(update=update) for name, update in tables.items()}
     return replace(loaded, recipe=recipe.model_copy(update=changed))

@@ -330,6 +330,6 @@ def save_evaluation(run: RunDir, answered: Sequence[Answered], reports: Sequence
         return None
     lines = [strict_json(row) for one in answered for row in item_rows(one)]
     write_atomic(folder / "items.jsonl", "".join(f"{line}\n" for line in lines))
-    table = {"created": now(), "suites": [asdict(one) for one in reports]}
+    table = {"created": now(), "step": run.read().adapter_step, "suites": [asdict(one) for one in reports]}
     write_atomic(folder / "results.json", strict_json(table, indent=2) + "\n")
     return str(folder)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 STATE = "early_stopping.json"
 """File of a checkpoint with the state of early stopping."""
 
+ONE_STANDARD_ERROR = 0.6827
+"""Confidence level of an improvement: one standard error, as in the rule for choosing among models (Breiman 1984)."""
+
 Measured = Callable[[str], Measure | None]
 """Returns a metric of the last evaluation with its items, None if the metric has none that could be compared."""
 
@@ -94,7 +97,8 @@ class EarlyStopping:
         before = np.array(rows)
         scores = None if measure.scores is None else before[:, 1] / np.where(before[:, 0] > 0, before[:, 0], 1)
         earlier = replace(measure, rows=before, scores=scores)
-        return compare(earlier, measure, higher_is_better=self._is_higher_better).verdict == "better"
+        found = compare(earlier, measure, higher_is_better=self._is_higher_better, level=ONE_STANDARD_ERROR)
+        return found.verdict == "better"
 
     def save(self, file: Path) -> None:
         """Write the state. Raises `RunError`."""

@@ -318,6 +318,9 @@ BROKEN = {
     "machines_can_meet": ["distributed.strategy=ddp", "distributed.num_processes=2", "distributed.num_nodes=2"],
     "nothing_is_pushed": ["training.extra.push_to_hub=true"],
     "checkpoints_are_whole": ["training.extra.save_only_model=true"],
+    "evaluations_can_be_chosen_from": ["training.load_best_model_at_end=true"],
+    "best_metric_is_measured": ["dataset.eval_fraction=0.1", "training.metric_for_best_model=bleu"],
+    "early_stopping_threshold_needs_patience": ["training.early_stopping_threshold=0.1"],
     "training_extra_is_known": ["training.extra.seed=1"],
     "training_extra_has_an_effect": ["training.extra.ddp_bucket_cap_mb=25"],
     "peft_extra_is_known": ["peft.extra.r=1"],
@@ -325,6 +328,16 @@ BROKEN = {
 """What breaks each rule; the last key is the one that is pointed at."""
 
 MORE_BROKEN = [
+    ["training.early_stopping_patience=3"],
+    ["training.metric_for_best_model=loss"],
+    ["training.extra.greater_is_better=true"],
+    ["dataset.eval_fraction=0.1", "training.metric_for_best_model=exact_match"],
+    ["dataset.eval_fraction=0.1", "training.metric_for_best_model=gsm8k.number"],
+    [
+        "dataset.eval_fraction=0.1",
+        "evaluation.suites=[{kind = 'number'}]",
+        "training.metric_for_best_model=number.loss",
+    ],
     [*needed("rloo"), "peft.use_lora_fa=true"],
     [*needed("grpo"), "grpo.beta=0.1", "peft.use_kasa=true"],
     ["orpo={}", "peft.init_lora_weights=corda"],

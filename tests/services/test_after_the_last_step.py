@@ -12,7 +12,7 @@ from lora_ns.model.adapter import WEIGHTS
 from lora_ns.run.metrics import read_metrics
 
 CONSTANT = ('training.lr_scheduler_type="constant"', "training.warmup_ratio=0", "training.max_steps=5")
-BEST = ('training.extra={load_best_model_at_end=true, metric_for_best_model="eval_loss"}',)
+BEST = ("training.load_best_model_at_end=true", "training.metric_for_best_model=eval_loss")
 CASES = {
     "streamed": (RECIPE.replace("max_samples = 64\n", ""), *CONSTANT, "dataset.streaming=true"),
     "the best checkpoint": (RECIPE, *CONSTANT, *BEST, "training.save_steps=2", "training.eval_steps=2"),

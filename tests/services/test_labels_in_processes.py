@@ -31,7 +31,7 @@ SHARED = (
 LOUD = [{"text": row["text"], "label": "loud" if row["text"].isupper() else "quiet"} for row in SCORES]
 LENGTHS = (4, 9, 1, 2, 7, 5, 3, 1)
 MORE_WORDS = [*TAGGED, *({"tokens": ["plum", "STONE"] * size, "tags": ["O", "B-loud"] * size} for size in LENGTHS)]
-BEST = ("training.extra.load_best_model_at_end=true", "training.extra.metric_for_best_model=accuracy")
+BEST = ("training.load_best_model_at_end=true", "training.metric_for_best_model=accuracy")
 KINDS = {
     "classes": (TEXT, LOUD, ("classification.class_weights=[3.0, 0.5]", *BEST)),
     "smoothed": (TEXT, LOUD, ("training.extra.label_smoothing_factor=0.1", "training.per_device_train_batch_size=1")),

@@ -132,9 +132,9 @@ def test_the_weights_to_use_are_saved_of_an_optimizer_that_trains_others(tmp_pat
 
 
 def test_the_evaluation_of_the_weights_that_are_kept_is_told(tmp_path):
-    best = "training.extra={load_best_model_at_end=true, metric_for_best_model='loss', greater_is_better=true}"
+    best = ("training.load_best_model_at_end=true", "training.extra.greater_is_better=true")
     run = run_recipe(
-        tmp_path, RECIPE, *FEW, best, "training.max_steps=4", "training.eval_steps=2", "training.save_steps=2"
+        tmp_path, RECIPE, *FEW, *best, "training.max_steps=4", "training.eval_steps=2", "training.save_steps=2"
     )
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}

@@ -373,12 +373,14 @@ def test_a_run_that_is_there_is_kept_by_what_cannot_replace_it(lora_run, tmp_pat
         ('model.name_or_path="./nowhere"', "no folder"),
         ('tracking.report_to=["mlflow"]', "is not installed"),
         ("training.optim='galore_adamw'", "training.optim: "),
-        ("training.extra={load_best_model_at_end=true, save_steps=4}", "`save_steps` is set by"),
+        ("training.extra={save_steps=4}", "`save_steps` is set by"),
+        ("training.extra={load_best_model_at_end=true}", "write `training.load_best_model_at_end`"),
         ("training.extra={optim_args='lr'}", "training.optim: "),
         ("training.extra={dataloader_persistent_workers=true}", "training.extra: persistent_workers option needs"),
         ("training.extra={dataloader_drop_last=true, eval_delay='soon'}", "training.extra.eval_delay: 'soon'"),
         ("training.extra={lr_scheduler_kwargs={cycles=2}}", "training.lr_scheduler_type: "),
-        ("training.extra={metric_for_best_model='bleu'}", "the evaluation has no `bleu` (known: loss"),
+        ("training.metric_for_best_model=bleu", "it is not known whether a higher `bleu` is better"),
+        ("training.metric_for_best_model=accuracy", "the evaluation has no `accuracy` (known: loss"),
     ],
 )
 def test_what_cannot_train_says_so_and_trains_nothing(trained, tmp_path, override, told):

@@ -29,8 +29,8 @@ ASKED = (
     "training.save_total_limit=9",
     "training.gradient_checkpointing=true",
 )
-BEST = 'training.extra={load_best_model_at_end = true, metric_for_best_model = "exact_match"}'
-WHILE = ("evaluation.while_training=true", "evaluation.samples_while_training=6", BEST)
+BEST = ("training.load_best_model_at_end=true", "training.metric_for_best_model=exact_match")
+WHILE = ("evaluation.while_training=true", "evaluation.samples_while_training=6", *BEST)
 
 
 @pytest.fixture(scope="module")

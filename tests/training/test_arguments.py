@@ -9,6 +9,7 @@ from plans import plan_of
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.plan import DataFacts
+from lora_ns.recipe.best_metric import is_higher_better
 from lora_ns.recipe.load import load_recipe
 from lora_ns.recipe.upstream import SET_BY_PLAN, dataclass_fields, peft_config_fields, training_argument_fields
 from lora_ns.training.arguments import trainer_arguments, training_arguments
@@ -66,6 +67,9 @@ def test_the_arguments_of_the_minimal_recipe(write_recipe):
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "non_padding",
         "label_names": ["labels"],
+        "full_determinism": False,
+        "load_best_model_at_end": False,
+        "metric_for_best_model": None,
         "prediction_loss_only": True,
         "ddp_backend": None,
         "ddp_timeout": 1800,
@@ -168,12 +172,31 @@ def test_the_fields_of_the_base_classes_are_among_those_of_a_peft_configuration(
 
 @pytest.mark.parametrize(
     ("metric", "found"),
-    [("held-out.perplexity", False), ("eval_mine.loss", False), ("exact_match", None), ("mine.perplexity", False)],
+    [
+        *(("held-out.perplexity", False), ("eval_mine.loss", False), ("exact_match", True), ("mine.perplexity", False)),
+        *(("loss", False), ("eval_loss", False), ("exact_match/old", True), ("mine.perplexity/old", False)),
+        *(("mean_token_accuracy", True), ("bleu", None), ("other.loss", None), ("bleu/old", None)),
+    ],
 )
-def test_the_best_checkpoint_has_the_lowest_of_figures_that_are_better_so(write_recipe, metric, found):
+def test_the_direction_of_a_metric_is_known_by_its_name(write_recipe, metric, found):
     suites = '[{kind = "held-out"}, {kind = "held-out", name = "mine"}]'
-    asked = ("dataset.eval_fraction=0.1", f"evaluation.suites={suites}", "evaluation.while_training=true")
-    best = ("training.extra.load_best_model_at_end=true", f"training.extra.metric_for_best_model='{metric}'")
-    assert arguments(write_recipe(), *asked, *best).get("greater_is_better") is found
-    told = arguments(write_recipe(), *asked, *best, "training.extra.greater_is_better=true")
-    assert told["greater_is_better"] is True
+    recipe = load_recipe(write_recipe(), ["dataset.eval_fraction=0.1", f"evaluation.suites={suites}"]).recipe
+    assert is_higher_better(recipe, metric.removeprefix("eval_")) is found
+    told = recipe.training.model_copy(update={"extra": {"greater_is_better": True}})
+    assert is_higher_better(recipe.model_copy(update={"training": told}), metric) is True
+
+
+@pytest.mark.parametrize(
+    ("more", "loads"),
+    [
+        ((), False),
+        (("peft.init_lora_weights=pissa",), True),
+        (("distributed.strategy=deepspeed", "distributed.zero_stage=3", "distributed.num_processes=2"), True),
+        (("distributed.strategy=ddp", "distributed.num_processes=2"), False),
+    ],
+)
+def test_transformers_loads_the_best_checkpoint_where_the_best_adapter_does_not_fit(write_recipe, more, loads):
+    best = ("dataset.eval_fraction=0.1", "training.load_best_model_at_end=true")
+    found = arguments(write_recipe(), *best, *more)
+    assert found["load_best_model_at_end"] is loads
+    assert found["metric_for_best_model"] == ("loss" if loads else None)

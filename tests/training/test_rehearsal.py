@@ -29,7 +29,7 @@ MACHINE = Machine("cpu", 2, False, 24 * 10**9, 20 * 10**9)
 DDP = ("distributed.strategy=ddp", "distributed.num_processes=2")
 WORKERS = ("training.dataloader_num_workers=1",)
 TRACKED = ('tracking.report_to=["trackio"]',)
-BEST = ("training.extra.metric_for_best_model=loss",)
+BEST = ("training.metric_for_best_model=loss", "dataset.eval_fraction=0.1")
 NOT_BOOL = ("'x'", "1")
 
 TAKEN = {
@@ -47,16 +47,13 @@ TAKEN = {
     "ddp_static_graph": (NOT_BOOL, ("true",), DDP),
     "eval_accumulation_steps": (("0", "-1", "1.5"), ("2",), ()),
     "eval_delay": (("'soon'", "-1"), ("2", "0.5"), ()),
-    "full_determinism": (NOT_BOOL, ("true",), ()),
     "greater_is_better": (NOT_BOOL, ("true",), BEST),
     "label_smoothing_factor": (("1.0", "-0.1", "true"), ("0.1",), ()),
-    "load_best_model_at_end": (NOT_BOOL, ("true",), ()),
     "log_level": (("'loud'", "1"), ("'info'",), ()),
     "log_level_replica": (("'loud'", "1"), ("'info'",), ()),
     "log_on_each_node": (NOT_BOOL, ("false",), ()),
     "logging_nan_inf_filter": (NOT_BOOL, ("false",), ()),
     "lr_scheduler_kwargs": (("'x'", "{cycles=2}", "1"), ("{num_cycles=0.5}",), ()),
-    "metric_for_best_model": (("1",), ("'loss'",), ()),
     "optim_args": (("'lr'", "'nope=1'", "1"), ("'alpha=0.9'",), ("training.optim=rmsprop",)),
     "save_only_model": (("true", "'x'"), ("false",), ()),
     "skip_memory_metrics": (NOT_BOOL, ("false",), ()),

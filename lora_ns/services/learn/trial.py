@@ -128,6 +128,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _recipe(lab: Lab, lesson: Lesson, folder: Path, learning_rate: float, peft: Any) -> LoadedRecipe:
     """The recipe with these rows alone, a constant learning rate, and nothing that a trial does not need."""
     recipe = lab.loaded.recipe
+    extra = recipe.training.without_an_early_end().extra
     columns = {name: value for name, value in vars(columns_of(lesson.form)).items() if name in Dataset.model_fields}
     dataset = Dataset().model_copy(update={**columns, "format": lesson.form.name, "path": str(folder / "rows.jsonl")})
     training = {
@@ -143,14 +144,14 @@ def _recipe(lab: Lab, lesson: Lesson, folder: Path, learning_rate: float, peft: 
         "logging_steps": 1,
         "save_steps": 10 * MOST_STEPS,
         "eval_steps": None,
-        "extra": {key: value for key, value in recipe.training.extra.items() if not key.startswith(_OF_LONG_RUNS)},
+        "extra": {key: value for key, value in extra.items() if not key.startswith(_OF_LONG_RUNS)},
     }
     without = {"exact_match": False, "before_training": False, "suites": (), "while_training": False}
     evaluation = recipe.evaluation.model_copy(update=without)
     changed = recipe.model_copy(
         update={
             "dataset": dataset,
-            "training": recipe.training.model_copy(update=training),
+            "training": recipe.training.without_an_early_end().model_copy(update=training),
             "evaluation": evaluation,
             "objective": _objective(lab, lesson),
             "distributed": OneProcess(),
@@ -161,7 +162,7 @@ def _recipe(lab: Lab, lesson: Lesson, folder: Path, learning_rate: float, peft: 
     return replace(lab.loaded, recipe=changed)
 
 
-_OF_LONG_RUNS = ("eval_", "save_", "load_best", "metric_for", "greater_is", "lr_scheduler", "logging_", "report")
+_OF_LONG_RUNS = ("eval_", "save_", "lr_scheduler", "logging_", "report")
 """Beginnings of keys of `training.extra` about evaluations, checkpoints, schedules and logs."""
 
 
