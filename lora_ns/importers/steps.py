@@ -123,7 +123,7 @@ def interval(draft: Draft, steps: str, strategy: str, recipe: str) -> None:
             draft.unused(strategy, f"it does not change results; lorans's default is once per epoch (`{recipe}`)")
 
 
-TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "swanlab", "comet_ml")
 """Values of `tracking.report_to`."""
 
 

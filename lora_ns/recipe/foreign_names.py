@@ -236,7 +236,10 @@ VALUES: Mapping[str, Mapping[str, Advice]] = {
         },
         "dpo.loss_type": _DPO_LOSSES,
         "tracking.report_to": {
-            **{name: write(tracking__report_to=[name]) for name in ("tensorboard", "wandb", "mlflow", "trackio")},
+            **{
+                name: write(tracking__report_to=[name])
+                for name in ("tensorboard", "wandb", "mlflow", "trackio", "swanlab", "comet_ml")
+            },
             **each("none no all", no_key('write a list: `[]` for none, or such as `["wandb"]`')),
         },
     }.items()

@@ -44,7 +44,7 @@ def read_metrics(file: Path, last: int = LAST_STEP) -> LoggedRows:
     if not file.is_file():
         return LoggedRows((), fault=_in_place_of(file))
     *lines, end = read_bytes(file, most=LARGEST_LIST, remedy="move it away").split(b"\n")
-    found = [_row(line, last) for line in (*lines, *([end] if end else []))]
+    found = [row_of(line, last) for line in (*lines, *([end] if end else []))]
     rows = tuple(row for row in found if row is not None)
     return LoggedRows(rows, len(found) - len(rows))
 
@@ -58,7 +58,8 @@ def _in_place_of(file: Path) -> str:
         return "" if fault.is_missing else fault.what
 
 
-def _row(line: bytes, last: int) -> dict[str, Any] | None:
+def row_of(line: bytes, last: int = LAST_STEP) -> dict[str, Any] | None:
+    """The row in a line; None if the line is not one, or its step is not in 0 to `last`."""
     try:
         row = json.loads(line)
         check_depth(row)

@@ -121,6 +121,11 @@ class RunPaths:
         return self.evaluations / "after.json"
 
     @property
+    def tracking(self) -> Path:
+        """What each tracker has been sent, their log, and the files of those that keep some."""
+        return self.path / "tracking"
+
+    @property
     def ranks(self) -> Path:
         """Messages between the processes of a run in training, and the error of each."""
         return self.path / "ranks"
@@ -161,4 +166,5 @@ class RunPaths:
     def _folders(self) -> tuple[Path, ...]:
         earlier = (self.start, self.base_adapters, self.reference)
         adapters = (self.adapter, self.best, self.best_of_checkpoint)
-        return (self.checkpoints, *adapters, *earlier, self.data, self.code, self.evaluations, self.ranks)
+        others = (self.data, self.code, self.evaluations, self.tracking, self.ranks)
+        return (self.checkpoints, *adapters, *earlier, *others)

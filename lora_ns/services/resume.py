@@ -164,7 +164,7 @@ def _as_asked(manifest: Manifest, settled: Settled, count: Count | None) -> Mani
     recipe = with_settled_rank(manifest, settled)
     _check_same(manifest, recipe.model_copy(update={"distributed": wanted}))
     training = manifest.recipe.training.model_copy(update={"max_time": recipe.training.max_time})
-    changed = {"distributed": wanted, "training": training}
+    changed = {"distributed": wanted, "tracking": recipe.tracking, "training": training}
     return manifest.model_copy(update={"recipe": manifest.recipe.model_copy(update=changed)})
 
 

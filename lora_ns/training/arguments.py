@@ -54,7 +54,7 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "length_column_name": "length",
         "dataloader_num_workers": training.dataloader_num_workers,
         "neftune_noise_alpha": recipe.objective.noise or None,
-        "report_to": list(recipe.tracking.report_to) or "none",
+        "report_to": "none",  # trackers have a process of their own
         "project": recipe.tracking.project or "lorans",
         "run_name": recipe.tracking.run_name or recipe.task_name,
         "disable_tqdm": True,

@@ -23,6 +23,7 @@ from lora_ns.run.followed import FollowedRun
 from lora_ns.run.last_checkpoint import search
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer, SilentObserver
+from lora_ns.trackers.tracking import tracking
 from lora_ns.training import starts
 from lora_ns.training.fit import TrainResult, recording, train_and_seal
 from lora_ns.training.prepared import reopen_prepared, search_checkpoints
@@ -83,7 +84,8 @@ def _train_rank(
         if locks is None:
             with run.telling_lost_disk():
                 return train_and_seal(run, manifest, prepared, observer, found, stop)
-        return recording(run, lambda recorded: train_and_seal(run, recorded, prepared, observer, found, stop))
+        with tracking(run, manifest.recipe.tracking.report_to if rank.number == 0 else (), observer.warn):
+            return recording(run, lambda recorded: train_and_seal(run, recorded, prepared, observer, found, stop))
 
 
 def _agree_on_checkpoint(run: RunDir, manifest: Manifest, rank: Rank) -> tuple[Path, int] | None:
