@@ -139,6 +139,15 @@ def _trainer_class(counted: Counted) -> Any:
 
         problem_type: str | None = None
         weights: Sequence[float] | None = None
+        predicted: tuple[Any, Any] = (None, None)
+        """Output of `kept_logits` and expected labels of the last evaluation, without rows that fill up a batch."""
+
+        def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+            """Evaluate, and keep the predictions."""
+            output = super().evaluation_loop(*args, **kwargs)
+            if output.label_ids is not None:
+                self.predicted = _that_count(output.predictions, output.label_ids)
+            return output
 
         def _count(self, labels: Any) -> Any:
             """Labels in the form that `Trainer` counts, where no score equals the ignored label."""

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -219,6 +220,18 @@ def peak_memory() -> dict[str, int]:
         return {}
     found = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
     return {name: any_of(size) for name, size in zip(("peak_memory_bytes", "peak_reserved_bytes"), found, strict=True)}
+
+
+def used_memory() -> int:
+    """Return the peak memory of this process so far, in bytes: of its GPU for tensors, or of the machine on a CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 PIECE = 64 * 2**20

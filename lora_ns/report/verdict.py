@@ -145,7 +145,7 @@ def _state(
     """The state, and its reason if that is not the first change."""
     if broken := _not_finite(curves) or _broken_by(manifest):
         return "diverged", broken
-    if manifest.status in ("interrupted", "failed"):  # noqa: PLR6201 -- a tuple narrows the type
+    if manifest.status in ("interrupted", "failed"):
         return manifest.status, ""
     if manifest.status != "finished":
         return "running", ""

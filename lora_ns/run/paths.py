@@ -101,6 +101,26 @@ class RunPaths:
         return self.path / "samples.jsonl"
 
     @property
+    def trained_rows(self) -> Path:
+        """The first training rows as text, with the tokens in the loss marked, which the report shows."""
+        return self.path / "trained_rows.json"
+
+    @property
+    def predictions(self) -> Path:
+        """The last predictions of a run with labels on its evaluation rows."""
+        return self.path / "predictions.json"
+
+    @property
+    def report(self) -> Path:
+        """The report as a page."""
+        return self.path / "report.html"
+
+    @property
+    def report_facts(self) -> Path:
+        """The facts of the report for programs."""
+        return self.path / "report.json"
+
+    @property
     def probes(self) -> Path:
         """A few texts with the answers of the trained model, which artefacts are compared with."""
         return self.path / "probes.safetensors"
@@ -159,8 +179,9 @@ class RunPaths:
     @property
     def _parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
-        files = (self.recipe, self.manifest_file, self.lineage, self.metrics, self.log)
-        return (*self._folders, *files, self.preflight, self.samples, self.probes)
+        files = (self.recipe, self.manifest_file, self.lineage, self.metrics, self.log, self.preflight, self.samples)
+        shown = (self.probes, self.trained_rows, self.predictions, self.report, self.report_facts)
+        return (*self._folders, *files, *shown)
 
     @property
     def _folders(self) -> tuple[Path, ...]:

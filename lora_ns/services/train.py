@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_ns.answers.earlier_runs import check_labels, find_earlier, keep_earlier
 from lora_ns.answers.opened import record_base
@@ -52,6 +53,10 @@ from lora_ns.services.execute import execute_here, execute_ranks, initialise_for
 from lora_ns.training.prepared import PreparedRun, copy_code, save_data
 from lora_ns.training.rehearsal import check_arguments
 from lora_ns.training.rewards import check_rewards
+from lora_ns.training.trained_rows import keep_trained_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ def _new_run(
         run.check_free(overwrite)  # another process may have created it meanwhile
         manifest = run.create(loaded.text, manifest.model_copy(update={"is_forced": is_forced}))
         noise.attach(run.log)
-        _save_inputs(run, manifest, settled, earlier, rows, base)
+        _save_inputs(run, manifest, settled, earlier, rows, base, tokenizer)
         for note in plan.notes:
             observer.warn(note)
         prepared = PreparedRun(base, tokenizer, rows.data, rows.stream)
@@ -250,7 +255,13 @@ def _check_training(settled: Settled, run: RunDir, base: Base, manifest: Manifes
 
 
 def _save_inputs(
-    run: RunDir, manifest: Manifest, settled: Settled, earlier: EarlierRuns, rows: Preparation, base: Base
+    run: RunDir,
+    manifest: Manifest,
+    settled: Settled,
+    earlier: EarlierRuns,
+    rows: Preparation,
+    base: Base,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Save rows, code and the adapters of earlier runs, so that the run directory has all that training needs.
 
@@ -258,6 +269,7 @@ def _save_inputs(
     """
     keep_earlier(run, earlier, settled.recipe.peft)
     save_data(run, rows.data)
+    keep_trained_rows(run, rows.train, tokenizer, rows.labels)
     copy_code(run, settled.recipe, [settled.folder, Path.cwd()])
     begin_chain(run, manifest, base)
 

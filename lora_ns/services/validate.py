@@ -17,6 +17,7 @@ from lora_ns.data.encoded import Encoded, Encoding, as_dataset, pack
 from lora_ns.data.files.paths import find_files
 from lora_ns.data.notices import IDENTICAL, NOTICES
 from lora_ns.data.pair_checks import check_pairs
+from lora_ns.data.pieces import Piece, pieces_of
 from lora_ns.data.prepare import OpenedRows, open_renderer, open_rows
 from lora_ns.data.rows import Row
 from lora_ns.data.source import Source
@@ -195,15 +196,6 @@ def plan_of(prepared: Prepared, machine: Machine) -> Plan:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive tokens of one kind in a shown row: `trained` or `context`, each also with ` special`."""
-
-    text: str
-    kind: str
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Shown:
     """A row as the model receives it."""
 
@@ -289,27 +281,15 @@ def _why_not(prepared: Prepared, encoding: Encoding, where: str) -> str:
 
 def _shown(sequence: Encoded, prepared: Prepared, example: Example) -> Shown:
     tokenizer = prepared.rows.renderer.tokenizer
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     scored = prepared.settled.recipe.objective.scores_whole
     trained = [False] * len(sequence.input_ids) if scored or not sequence.trained else sequence.trained
-
-    def kind(number: int) -> str:
-        learned = "trained" if trained[number] else "context"
-        return f"{learned} special" if sequence.input_ids[number] in special else learned
-
-    pieces: list[Piece] = []
-    start = 0
-    for number in range(1, len(sequence.input_ids) + 1):
-        if number == len(sequence.input_ids) or kind(number) != kind(start) or "special" in kind(start):
-            ids = sequence.input_ids[start:number]
-            pieces.append(Piece(str(tokenizer.decode(ids)), kind(start), tuple(ids)))
-            start = number
+    pieces = pieces_of(sequence.input_ids, trained, tokenizer)
     label = example.label if isinstance(example, Labelled) else None
     tags: tuple[tuple[str, str], ...] = ()
     if isinstance(example, Tagged):
         encoder = WordEncoder(tokenizer, prepared.settled.recipe.objective.max_seq_length)
         tags = tuple((example.words[number], example.tags[number]) for number in encoder.encode(example).first)
-    return Shown(sequence.where, len(sequence.input_ids), sum(trained), tuple(pieces), label, tags, scored)
+    return Shown(sequence.where, len(sequence.input_ids), sum(trained), pieces, label, tags, scored)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RunError
-from lora_ns.parallel.group import meet
+from lora_ns.parallel.group import meet, used_memory
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.run.last_checkpoint import mark_checkpoint
 from lora_ns.run.metrics import forget_after
@@ -65,6 +65,8 @@ def _recorder(metrics: Path, observer: Observer, first_step: int, may_be_zero: b
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             row = {"step": state.global_step, **(logs or {})}
+            if "loss" in row:
+                row["memory_bytes"] = used_memory()
             if "train_runtime" in row and state.global_step == first_step:
                 return  # a summary of zero steps; an earlier summary, if the run has one, stays
             with metrics.open("a", encoding="utf-8") as file:

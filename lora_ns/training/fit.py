@@ -53,6 +53,7 @@ from lora_ns.training.learning import learning_watch, metric_watch
 from lora_ns.training.optimizers import choose_optimizer, leave_training
 from lora_ns.training.own_suites import OwnSuites, asking_in_training
 from lora_ns.training.pickles import check_deepspeed_states
+from lora_ns.training.predictions import prediction_writer
 from lora_ns.training.preflight import preflight
 from lora_ns.training.prepared import PreparedRun, folders_of, reopen_prepared
 from lora_ns.training.reference import refer_once, refer_to_start
@@ -262,7 +263,7 @@ def _look_at_completions(
     checkpoint: tuple[Path, int] | None,
     suites: OwnSuites | None,
 ) -> None:
-    """Keep some completions of each evaluation; with rewards, also score some before the first step.
+    """Keep some completions or all predictions of each evaluation; with rewards, score some before the first step.
 
     Raises:
         RunError: if the rewards cannot teach anything.
@@ -273,6 +274,8 @@ def _look_at_completions(
         samples = lambda: trainer.samples  # noqa: E731 -- those of the last evaluation, with their rewards
         if checkpoint is None:
             preflight(run, manifest, trainer, prepared.data[0], observer, manifest.is_forced)
+    if isinstance(manifest.recipe.objective, LabelObjective):
+        trainer.add_callback(prediction_writer(trainer, manifest.labels, run.predictions))
     if samples:
         trainer.add_callback(sample_writer(samples, run.samples, checkpoint[1] if checkpoint else 0))
 
