@@ -28,6 +28,7 @@ from lora_ns.cli.plan import plan
 from lora_ns.cli.problems import Kind, print_problems
 from lora_ns.cli.push import push
 from lora_ns.cli.rank import launch_command, rank
+from lora_ns.cli.report import report
 from lora_ns.cli.reproduce import reproduce
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
@@ -72,6 +73,12 @@ COMMANDS = (
         ],
     ),
     Entry("eval", evaluate, "Use", ["lorans eval outputs/run", "lorans eval outputs/run --data test.jsonl"]),
+    Entry(
+        "report",
+        report,
+        "Use",
+        ["lorans report outputs/run", "lorans report outputs/run -o report.html --plots plots"],
+    ),
     Entry(
         "bisect",
         bisect,

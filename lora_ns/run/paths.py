@@ -111,6 +111,11 @@ class RunPaths:
         return self.path / "predictions.json"
 
     @property
+    def artefacts(self) -> Path:
+        """What was merged and exported, with its place and proof, as JSON lines."""
+        return self.path / "artefacts.jsonl"
+
+    @property
     def report(self) -> Path:
         """The report as a page."""
         return self.path / "report.html"
@@ -180,7 +185,7 @@ class RunPaths:
     def _parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
         files = (self.recipe, self.manifest_file, self.lineage, self.metrics, self.log, self.preflight, self.samples)
-        shown = (self.probes, self.trained_rows, self.predictions, self.report, self.report_facts)
+        shown = (self.probes, self.trained_rows, self.predictions, self.artefacts, self.report, self.report_facts)
         return (*self._folders, *files, *shown)
 
     @property

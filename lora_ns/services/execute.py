@@ -14,6 +14,7 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.services.after_training import JudgedTraining, judged
+from lora_ns.services.report import reporting
 from lora_ns.trackers.tracking import tracking
 from lora_ns.training import starts
 from lora_ns.training.fit import TrainResult, recording, train_and_seal
@@ -33,7 +34,7 @@ def execute_here(
     run: RunDir, prepared: PreparedRun, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
 ) -> JudgedTraining:
     """Train, evaluate and save in this process."""
-    with tracking(run, run.read().recipe.tracking.report_to, observer.warn):
+    with tracking(run, run.read().recipe.tracking.report_to, observer.warn), reporting(run, observer):
         result = recording(run, lambda manifest: train_and_seal(run, manifest, prepared, observer, checkpoint, stop))
         assert result is not None, "a single process is the first rank"
         return judged(result)
@@ -46,7 +47,7 @@ def execute_ranks(
     recipe = run.read().recipe
     node = this_node(recipe.distributed)
     trackers = recipe.tracking.report_to if node is None or node.is_host else ()
-    with tracking(run, trackers, observer.warn):
+    with tracking(run, trackers, observer.warn), reporting(run, observer):
         result = recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
         manifest = run.read()  # as the first rank has written it
         return judged(TrainResult(**{**result, "seal": manifest.seal, "best": manifest.best}))

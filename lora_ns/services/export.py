@@ -27,6 +27,7 @@ from lora_ns.merging.skeleton import attach, load_skeleton
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.model.saved_adapter import load_trainable, put_in_place
 from lora_ns.quantizers import NoQuantization
+from lora_ns.run.artefacts import keep_proof
 from lora_ns.run.directory import RunDir
 from lora_ns.run.lineage import LINEAGE
 from lora_ns.run.manifest import Manifest
@@ -183,8 +184,10 @@ def about_proof(result: ExportResult) -> str:
 
 
 def proven(result: ExportResult) -> ExportResult:
-    """Return a result without faults. Raises `RunError`."""
-    if (fault := result.proof.first) is None:
+    """Return a result without faults; its run keeps the proof for its report. Raises `RunError`."""
+    proof = result.proof
+    keep_proof(Path(proof.run), result.kind, Path(result.output), proof.is_verified, str(proof))
+    if (fault := proof.first) is None:
         return result
     what = f"is not the trained model: {fault.name}: {fault.fault}"
     raise RunError(Problem(result.output, what, f"do not use it, as `{REPORT}` there says, and report this"))
