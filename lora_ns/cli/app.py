@@ -30,6 +30,7 @@ from lora_ns.cli.push import push
 from lora_ns.cli.rank import launch_command, rank
 from lora_ns.cli.report import report
 from lora_ns.cli.reproduce import reproduce
+from lora_ns.cli.runs import runs
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
 from lora_ns.cli.terminal import make_errors_readable, say
@@ -130,6 +131,7 @@ COMMANDS = (
         ],
         ["lorans adapter check outputs/run --for vllm", "lorans adapter inspect outputs/run"],
     ),
+    Entry("runs", runs, "Look", ["lorans runs outputs", "lorans runs --filter status=finished --sort best"]),
     Entry(
         "submit",
         submit,

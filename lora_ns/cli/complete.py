@@ -29,6 +29,11 @@ def run_folders(incomplete: str) -> list[str]:
     return _paths(incomplete, lambda folder, files: [folder] if "manifest.json" in files else [])
 
 
+def folders_with_runs(incomplete: str) -> list[str]:
+    """Complete folders."""
+    return _paths(incomplete, lambda folder, _: [folder])
+
+
 def adapter_folders(incomplete: str) -> list[str]:
     """Complete folders with an adapter, and run directories."""
     return _paths(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import sys
 import time
@@ -16,13 +15,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_ns.cli.terminal import hand_over, say, say_wrapped
 from lora_ns.files.strict_json import strict_json
+from lora_ns.run import wording
 from lora_ns.run.observer import Observer
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
     from lora_ns.answers.changed_files import Force
 
-_BARS = "▁▂▃▄▅▆▇█"
+number, sparkline, duration = wording.number, wording.sparkline, wording.duration
 
 
 _ROWS_SECONDS = 10.0
@@ -45,30 +45,6 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
         say_wrapped(value, f"{name:<{width}}  ", " " * (width + 2), (name, "cyan"))
-
-
-def number(value: Any) -> str:
-    """Format a number for people."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "-" if value is None else str(value)
-    if math.isnan(value):
-        return "not defined"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def sparkline(values: Iterable[float]) -> str:
-    """Draw values as a row of bars, scaled from the lowest to the highest."""
-    listed = list(values)
-    low, high = min(listed, default=0.0), max(listed, default=0.0)
-    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((value - low) * scale)] for value in listed)
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as `1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def note(text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 """Errors of file systems that cannot lock a directory, such as NFS."""
@@ -32,3 +34,41 @@ def try_lock(handle: int, shared: bool = False, if_unknown: bool = True) -> bool
             raise
         return if_unknown
     return True
+
+
+def is_locked(path: Path) -> bool | None:
+    """Return whether another process holds the exclusive lock on a file or folder; None if it cannot be known.
+
+    A shared lock is taken for an instant, which fails while another process holds the exclusive one.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False if _is_on_own_disk(path) else None
+
+
+def _is_on_own_disk(path: Path) -> bool:
+    """True if no other machine can hold a lock on this path: its file system is one of a disk of this machine."""
+    try:
+        device = path.stat().st_dev
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        return False
+    return f"{os.major(device)}:{os.minor(device)}" in {
+        line.split()[2] for line in mounts if line.partition(" - ")[2].split(" ")[0] in _OWN_DISKS
+    }
+
+
+_OWN_DISKS = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
+"""File systems that only one machine mounts. A lock on a shared one may be visible on one machine alone."""
