@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from lora_ns import __version__
-from lora_ns.cli.adapter import check, diff, inspect
+from lora_ns.cli.adapter import check, inspect
+from lora_ns.cli.adapter import diff as adapter_diff
 from lora_ns.cli.bisect import bisect
 from lora_ns.cli.cache import cache
 from lora_ns.cli.commands import Entry, Family, Group, is_rich
+from lora_ns.cli.diff_runs import diff
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
 from lora_ns.cli.export import export, verify
@@ -36,6 +38,7 @@ from lora_ns.cli.submit import status, submit
 from lora_ns.cli.terminal import make_errors_readable, say
 from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
+from lora_ns.cli.watch import watch
 from lora_ns.cli.worker import worker
 from lora_ns.errors import InterruptedRunError, LoransError
 from lora_ns.files.shortage import exhaustion
@@ -124,12 +127,19 @@ COMMANDS = (
             ),
             Entry(
                 "diff",
-                diff,
+                adapter_diff,
                 "Commands",
                 ["lorans adapter diff outputs/one outputs/two", "lorans adapter diff outputs/run adapter --json"],
             ),
         ],
         ["lorans adapter check outputs/run --for vllm", "lorans adapter inspect outputs/run"],
+    ),
+    Entry("watch", watch, "Look", ["lorans watch outputs/run", "lorans watch outputs/one outputs/two --once"]),
+    Entry(
+        "diff",
+        diff,
+        "Look",
+        ["lorans diff outputs/one outputs/two", "lorans diff outputs/one outputs/two --html diff.html"],
     ),
     Entry("runs", runs, "Look", ["lorans runs outputs", "lorans runs --filter status=finished --sort best"]),
     Entry(

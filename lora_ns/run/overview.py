@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -125,7 +125,7 @@ def overview(path: Path, measures_size: bool = True, now: float | None = None) -
         status,
         step=step,
         max_steps=max_steps,
-        seconds_left=_seconds_left(files, manifest, step, max_steps, seen) if status == "running" else None,
+        seconds_left=seconds_left(rows, max_steps) if status == "running" else None,
         best=_best(files, manifest, rows),
         loss=_last(rows, "loss"),
         eval_loss=_last(rows, "eval_loss"),
@@ -214,13 +214,14 @@ def last_rows(file: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         return [], (f"{file.name}: cannot be read: {fault.strerror}",)
     lines = content.split(b"\n")[1 if size > LONGEST_TAIL else 0 :]
     chosen = [*(line for line in lines[:-_LAST_LINES] if b'"eval_' in line), *lines[-_LAST_LINES:]]
-    return [row for line in chosen if (row := _row(line)) is not None], ()
+    return [row for line in chosen if (row := parsed_row(line)) is not None], ()
 
 
 _LAST_LINES = 16
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def parsed_row(line: bytes) -> dict[str, Any] | None:
+    """Return a line of a metrics file as a row with a step; None if it is none."""
     try:
         row = from_json(line) if line else None
     except ValueError:
@@ -278,21 +279,19 @@ def _status(path: Path, manifest: Mapping[str, Any], seen: float | None, now: fl
     return "killed", (why,)
 
 
-def _seconds_left(
-    files: RunPaths, manifest: Mapping[str, Any], step: int, steps: int | None, seen: float | None
-) -> float | None:
-    """Estimate the remaining seconds from the pace since the run began to train, or was resumed."""
-    began = time_of(text_in(manifest, "updated"))
-    if not steps or began is None or seen is None or seen <= began:
+def seconds_left(rows: Sequence[Mapping[str, Any]], steps: int | None) -> float | None:
+    """Estimate the remaining seconds of a run from the pace between its last rows; None if there is too little."""
+    clocks: list[tuple[int, float]] = [
+        (row["step"], clock) for row in rows if (clock := number_in(row, "train_runtime")) is not None
+    ]
+    if not clocks or not steps:
         return None
-    done = step - _step_before(files, began)
-    return (seen - began) / done * max(0, steps - step) if done > 0 else None
-
-
-def _step_before(files: RunPaths, began: float) -> int:
-    """Return the step of the last checkpoint that is older than a time, from which the run was resumed; else 0."""
-    found = (folder for folder in files.checkpoints.glob("checkpoint-*") if folder.name[11:].isdecimal())
-    return max((int(folder.name[11:]) for folder in found if (changed(folder) or began) < began), default=0)
+    last = len(clocks) - 1
+    first = next((at for at in range(last, 0, -1) if clocks[at - 1][1] >= clocks[at][1]), 0)  # where it was resumed
+    (begin, since), (step, now) = clocks[first], clocks[last]
+    if step > begin:
+        return (now - since) / (step - begin) * max(0, steps - step)
+    return now / step * max(0, steps - step) if step and first == 0 else None
 
 
 def time_of(written: str | None) -> float | None:

@@ -22,12 +22,13 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def sparkline(values: Iterable[float]) -> str:
-    """Draw values as a row of bars, scaled from the lowest to the highest."""
+def sparkline(values: Iterable[float], lowest: float | None = None, highest: float | None = None) -> str:
+    """Draw finite values as a row of bars, scaled from the lowest to the highest or between the ends given."""
     listed = [value for value in values if math.isfinite(value)]
-    low, high = min(listed, default=0.0), max(listed, default=0.0)
+    low = min(listed, default=0.0) if lowest is None else lowest
+    high = max(listed, default=0.0) if highest is None else highest
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((value - low) * scale)] for value in listed)
+    return "".join(_BARS[round((min(max(value, low), high) - low) * scale)] for value in listed)
 
 
 def duration(seconds: float) -> str:
