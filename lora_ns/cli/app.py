@@ -13,6 +13,7 @@ from lora_ns import __version__
 from lora_ns.cli.adapter import check, inspect
 from lora_ns.cli.adapter import diff as adapter_diff
 from lora_ns.cli.bisect import bisect
+from lora_ns.cli.board import board
 from lora_ns.cli.cache import cache
 from lora_ns.cli.commands import Entry, Family, Group, is_rich
 from lora_ns.cli.diff_runs import diff
@@ -141,6 +142,7 @@ COMMANDS = (
         "Look",
         ["lorans diff outputs/one outputs/two", "lorans diff outputs/one outputs/two --html diff.html"],
     ),
+    Entry("board", board, "Look", ["lorans board outputs", "lorans board outputs --port 8421"]),
     Entry("runs", runs, "Look", ["lorans runs outputs", "lorans runs --filter status=finished --sort best"]),
     Entry(
         "submit",

@@ -1,0 +1,1 @@
+"""The board: a local page over all runs below a folder, which only reads."""
