@@ -21,6 +21,7 @@ from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
     from lora_ns.answers.changed_files import Force
+    from lora_ns.run.directory import RunDir
 
 number, sparkline, duration = wording.number, wording.sparkline, wording.duration
 
@@ -112,6 +113,12 @@ class Progress(Observer):
     def warn(self, text: str) -> None:
         """Print a note above the live display."""
         self._say(f"note: {text}")
+
+    def ended(self, run: RunDir) -> None:
+        """Write the report of a run that has ended."""
+        from lora_ns.services.report import report_at_end
+
+        report_at_end(run, self.warn)
 
     def rows(self, done: int, total: int) -> None:
         """Show the number of rows done: a bar on a terminal, an occasional line elsewhere."""

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase, Trainer
 
+    from lora_ns.run.directory import RunDir
+
 
 class Observer:
     """Base class of everything that follows a run: a display, a tracker, a report. Override the events that you need.
@@ -63,6 +65,12 @@ class Observer:
         """The adapter of this model is about to be saved, with this tokenizer, from the last step or the best one.
 
         On each machine only the first process saves, and only its observer is called.
+        """
+
+    def ended(self, run: RunDir) -> None:
+        """The run has ended: finished, failed or interrupted, as its manifest says. Training cannot fail any more.
+
+        The observer of `lorans train` writes the report.
         """
 
 

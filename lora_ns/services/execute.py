@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lora_ns.launch.answering import initialise_in_subprocess
@@ -14,11 +15,19 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.services.after_training import JudgedTraining, judged
-from lora_ns.services.report import reporting
 from lora_ns.trackers.tracking import tracking
 from lora_ns.training import starts
 from lora_ns.training.fit import TrainResult, recording, train_and_seal
 from lora_ns.training.prepared import PreparedRun
+
+
+@contextlib.contextmanager
+def telling_end(run: RunDir, observer: Observer) -> Iterator[None]:
+    """Tell an observer when a run has ended, however it ends."""
+    try:
+        yield
+    finally:
+        observer.ended(run)
 
 
 def initialise_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, observer: Observer) -> None:
@@ -34,7 +43,7 @@ def execute_here(
     run: RunDir, prepared: PreparedRun, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
 ) -> JudgedTraining:
     """Train, evaluate and save in this process."""
-    with tracking(run, run.read().recipe.tracking.report_to, observer.warn), reporting(run, observer):
+    with tracking(run, run.read().recipe.tracking.report_to, observer.warn), telling_end(run, observer):
         result = recording(run, lambda manifest: train_and_seal(run, manifest, prepared, observer, checkpoint, stop))
         assert result is not None, "a single process is the first rank"
         return judged(result)
@@ -47,7 +56,7 @@ def execute_ranks(
     recipe = run.read().recipe
     node = this_node(recipe.distributed)
     trackers = recipe.tracking.report_to if node is None or node.is_host else ()
-    with tracking(run, trackers, observer.warn), reporting(run, observer):
+    with tracking(run, trackers, observer.warn), telling_end(run, observer):
         result = recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
         manifest = run.read()  # as the first rank has written it
         return judged(TrainResult(**{**result, "seal": manifest.seal, "best": manifest.best}))

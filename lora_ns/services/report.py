@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from lora_ns.report.plots import write
 from lora_ns.report.sections import page
 from lora_ns.report.verdict import State
 from lora_ns.run.directory import RunDir
-from lora_ns.run.observer import Observer
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,12 @@ def _write(found: Facts, target: Path) -> tuple[Path, Path]:
     return target, facts
 
 
-@contextlib.contextmanager
-def reporting(run: RunDir, observer: Observer) -> Iterator[None]:
-    """Write the report of a run when it ends, however it ends. A report that cannot be written is a warning."""
+def report_at_end(run: RunDir, tell: Callable[[str], None]) -> None:
+    """Write the report of a run that has ended. One that cannot be written is a warning for `tell`, and no error."""
     try:
-        yield
-    finally:
-        try:
-            run.check_there()
-            _write(gather(run), run.report)
-        except (LoransError, OSError) as error:
-            observer.warn(f"no report was written: {error}")
-        except Exception as error:  # a page about a run must not make it fail
-            observer.warn(f"no report was written: {type(error).__name__}: {error}; please report this")
+        run.check_there()
+        _write(gather(run), run.report)
+    except (LoransError, OSError) as error:
+        tell(f"no report was written: {error}")
+    except Exception as error:  # a page about a run must not make it fail
+        tell(f"no report was written: {type(error).__name__}: {error}; please report this")

@@ -19,7 +19,7 @@ from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.services.after_training import JudgedTraining, judged
-from lora_ns.services.report import reporting
+from lora_ns.services.execute import telling_end
 from lora_ns.services.resume import reopen_run
 from lora_ns.services.train import prepare_run
 from lora_ns.training.rank import train_rank
@@ -73,7 +73,7 @@ def train(launcher: Launcher, request: TrainRequest, observer: Observer, noise: 
 
     store = _meeting_point()  # must live as long as this function: the process group is formed through it
     rank, run = Rank.of(), _made_by_first(launcher, make, store)
-    with reporting(run, observer) if rank.is_first else contextlib.nullcontext():
+    with telling_end(run, observer) if rank.is_first else contextlib.nullcontext():
         with reporting_to_launcher(run, rank.number, is_launched=False):
             result = train_rank(run, observer if rank.is_first else SilentObserver(), noise, is_launched=False)
         return None if result is None else judged(result)
