@@ -17,6 +17,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
+    session.run("python", "tests/house/extras.py")
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
@@ -66,10 +67,16 @@ def cluster(session: nox.Session) -> None:
 
 @nox.session
 def extras(session: nox.Session) -> None:
-    """Check that every extra can be installed with the tested versions."""
-    for extra in nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]:
-        resolving = ("install", "--dry-run", "--quiet", "--ignore-installed")
-        session.run("python", "-m", "pip", *resolving, "-c", "constraints.txt", "torch==2.13.0", f".[{extra}]")
+    """Check that every extra can be installed with the tested versions, on each Python."""
+    _install(session, "dev")
+    session.run("python", "tests/house/extras.py", "3.11", "3.12", "3.13")
+
+
+@nox.session
+def trackers(session: nox.Session) -> None:
+    """Test what every tracker wrote, and trackers that cannot be reached, hang or have no disk."""
+    _install(session, "test,tracking")
+    session.run("pytest", "-q", "tests/trackers", *session.posargs)
 
 
 @nox.session

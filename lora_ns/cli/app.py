@@ -37,6 +37,7 @@ from lora_ns.cli.runs import runs
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
 from lora_ns.cli.terminal import make_errors_readable, say
+from lora_ns.cli.track import track
 from lora_ns.cli.train import train
 from lora_ns.cli.validate import validate
 from lora_ns.cli.watch import watch
@@ -157,6 +158,7 @@ COMMANDS = (
         "Elsewhere",
         ["lorans launch-command recipe.toml", "lorans launch-command outputs/run"],
     ),
+    Entry("track", track, "Tools", ["lorans track outputs/run", "lorans track outputs/run --to mlflow"]),
     Entry("methods", methods, "Tools", ["lorans methods", "lorans methods lora"]),
     Entry("cache", cache, "Tools", ["lorans cache", "lorans cache --clear"]),
     Entry("schema", schema, "Tools", ["lorans schema", "lorans schema > recipe.schema.json"]),

@@ -64,6 +64,17 @@ def check_suites_installed(suites: Iterable[Suite]) -> None:
         raise MissingError(problems)
 
 
+def check_trackers_installed(names: Iterable[str]) -> None:
+    """Check that the packages of trackers are installed. Raises `MissingError`."""
+    problems = [
+        Problem("--to", f"`{name}` is not installed", "`pip install 'lora-ns[tracking]'`")
+        for name in names
+        if importlib.util.find_spec(name) is None
+    ]
+    if problems:
+        raise MissingError(problems)
+
+
 def check_installed(quantization: Quantization, place: str = "") -> None:
     """Check that the packages of a quantisation are installed. Raises `MissingError`, naming the extra to install."""
     missing = [name for name in quantization.packages if importlib.util.find_spec(name) is None]

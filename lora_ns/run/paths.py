@@ -37,6 +37,11 @@ class RunPaths:
         return self.path / "metrics.jsonl"
 
     @property
+    def bad_batch(self) -> Path:
+        """The rows of steps that were skipped because their gradient was not finite, as JSON lines."""
+        return self.path / "bad_batch.jsonl"
+
+    @property
     def log(self) -> Path:
         """Output of the libraries."""
         return self.path / "train.log"
@@ -184,9 +189,10 @@ class RunPaths:
     @property
     def _parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
-        files = (self.recipe, self.manifest_file, self.lineage, self.metrics, self.log, self.preflight, self.samples)
-        shown = (self.probes, self.trained_rows, self.predictions, self.artefacts, self.report, self.report_facts)
-        return (*self._folders, *files, *shown)
+        files = (self.recipe, self.manifest_file, self.lineage, self.metrics, self.bad_batch, self.log)
+        answers = (self.preflight, self.samples, self.probes, self.predictions)
+        shown = (self.trained_rows, self.artefacts, self.report, self.report_facts)
+        return (*self._folders, *files, *answers, *shown)
 
     @property
     def _folders(self) -> tuple[Path, ...]:

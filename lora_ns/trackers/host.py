@@ -125,9 +125,8 @@ class Follower:
                     tracker.send(row)
                     self._sent = self._sent.after(row)
             self._busy_since = None
-            if self._sent != before:
-                if not tracker.is_remote:
-                    self._sent.write(self._run.tracking)
+            if self._sent != before and not tracker.is_remote:
+                self._sent.write(self._run.tracking)
             if is_ended:
                 break
             self._ended.wait(LOOK_SECONDS)

@@ -116,13 +116,8 @@ class _Trackers:
         self._left = set(names)
         self._loaded_at: float | None = None
         self._log = run.tracking / "trackers.log"
-        try:
-            run.tracking.mkdir(exist_ok=True)
-            log: IO[bytes] = self._log.open("ab")
-        except OSError:
-            log = Path(os.devnull).open("wb")
         command = [*interpreter(), "-m", "lora_ns.trackers.host", str(run.path), *names]
-        with log:
+        with _opened(self._log) as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
@@ -153,19 +148,29 @@ class _Trackers:
 
     def end(self, seconds: float) -> None:
         """Let the trackers finish, for at most these seconds once their libraries are loaded, then end them."""
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
         began = time.monotonic()
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         while self._left and self._process.poll() is None:
             loaded = self._loaded_at
-            until = began + LOAD_SECONDS if loaded is None else max(began, loaded) + seconds
+            until = began + max(LOAD_SECONDS, seconds) if loaded is None else max(began, loaded) + seconds
             if time.monotonic() > until:
                 break
             time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._listener.join(1.0)
+        self._listener.join()  # the pipe has ended with all processes of the session
+        self._process.stdout.close()
         with contextlib.suppress(OSError):
             make_file_readable(self._log)
+
+
+def _opened(log: Path) -> IO[bytes]:
+    """The log of the trackers, or nothing on a disk that is full."""
+    try:
+        log.parent.mkdir(exist_ok=True)
+        return log.open("ab")
+    except OSError:
+        return Path(os.devnull).open("wb")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +121,9 @@ MOST_OVERFLOWS = 10
 class BrokenLoss:
     """Ends a run whose loss or gradient is not finite, or whose loss is exactly 0, unless that may be."""
 
-    def __init__(self, may_be_zero: bool = False) -> None:
-        self._overflows, self._may_be_zero = 0, may_be_zero
+    def __init__(self, may_be_zero: bool = False, skipped: Collection[int] = ()) -> None:
+        """Prepare to look at rows; those of `skipped` steps are expected not to be finite."""
+        self._overflows, self._may_be_zero, self._skipped = 0, may_be_zero, skipped
 
     def look(self, row: Mapping[str, Any], scales: bool) -> None:
         """Check a logged row.
@@ -136,6 +137,8 @@ class BrokenLoss:
             RunError: if loss or gradient norm is not finite, or the loss is exactly 0.
         """
         broken = [key for key in ("loss", "grad_norm") if not math.isfinite(row.get(key) or 0.0)]
+        if row["step"] in self._skipped:
+            return
         self._overflows = self._overflows + 1 if broken == ["grad_norm"] and scales else 0
         if broken and not 0 < self._overflows < MOST_OVERFLOWS:
             what = f"step {row['step']}: {broken[0]} is {row[broken[0]]}"

@@ -62,6 +62,7 @@ from lora_ns.training.samples import sample_writer
 from lora_ns.training.seal import Seal
 from lora_ns.training.time_limit import TimeLimit, timing
 from lora_ns.training.trainer import make_trainer
+from lora_ns.training.trouble import BadSteps, skipping_bad_steps
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -211,6 +212,7 @@ def _fit(
     )
     suites = OwnSuites.of(Trained(run, manifest, prepared.base, prepared.tokenizer, model), observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop, suites, completion)
+    bad = _watch_for_bad_steps(run, prepared, trainer, observer)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
     manifest = run.amend(manifest, base=trained, distributed=check_world(trainer, rank, recipe.distributed))
     if suites and recipe.evaluation.before_training and not checkpoint:
@@ -233,6 +235,7 @@ def _fit(
         divided_attention(model, recipe.distributed.row_parts),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+        bad.check()
         _check_finished(run, recipe.distributed, trainer, stop)
         step = completion.complete(manifest, trainer)
     _check_stepped(trainer, observer, completion.ended)
@@ -399,6 +402,16 @@ def _make_trainer(
     completion.watch(trainer)
     observer.ready(trainer)
     return trainer
+
+
+def _watch_for_bad_steps(run: RunDir, prepared: PreparedRun, trainer: Any, observer: Observer) -> BadSteps:
+    """Skip the steps of a trainer whose gradient is not finite; not with shards, of which each process sees a part."""
+    bad = BadSteps(run.bad_batch, prepared.rank.number)
+    if not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
+        trainer.saw = bad.seen
+        rows = prepared.data[0]
+        trainer.callback_handler.callbacks.insert(1, skipping_bad_steps(bad, rows, prepared.tokenizer, observer.warn))
+    return bad
 
 
 def _while_training(

@@ -116,6 +116,7 @@ def repeatable(trainer_class: Any) -> Any:
 
         own_optimizer = None
         regularization: Callable[[Any], Tensor | None] | None = None
+        saw: Callable[[Any, Tensor], None] | None = None
         row_parts = 1
 
         def get_train_dataloader(self) -> Any:
@@ -131,6 +132,13 @@ def repeatable(trainer_class: Any) -> Any:
                 return super().create_optimizer(model)
             self.optimizer = self.own_optimizer()
             return self.optimizer
+
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            """Train on a micro-batch, which `saw` is shown with its loss."""
+            loss = super().training_step(model, inputs, *rest, **more)
+            if self.saw is not None:
+                self.saw(inputs, loss)
+            return loss
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(train_dataset)

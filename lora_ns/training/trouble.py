@@ -1,0 +1,161 @@
+"""Steps whose gradient is not finite: skipped before they touch a weight, recorded with their rows, and three end the run.
+
+An optimizer step with one NaN in the gradient destroys every weight, because clipping divides by the norm, and the
+optimizer's moments keep it. In float16 the loss scaler skips such a step itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_ns.errors import Problem, RunError
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+MOST_BAD_STEPS = 3
+"""Consecutive steps without a finite gradient that end a run."""
+
+_LONGEST_TEXT = 400
+"""Characters to record of a row."""
+
+
+@dataclass
+class BadSteps:
+    """The steps that were skipped."""
+
+    file: Path
+    """`bad_batch.jsonl` of the run."""
+    rank: int = 0
+    skipped: set[int] = field(default_factory=set)
+    batches: list[tuple[Any, float]] = field(default_factory=list)
+    """Inputs and loss of each micro-batch since the last optimizer step."""
+    in_a_row: int = 0
+
+    def seen(self, inputs: Any, loss: Tensor) -> None:
+        """Remember a micro-batch until the optimizer step that it belongs to."""
+        self.batches.append((inputs, loss))  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Check that the run did not end because of such steps. Raises `RunError`."""
+        if self.in_a_row >= MOST_BAD_STEPS:
+            what = f"the gradient of {MOST_BAD_STEPS} steps in a row was not finite, up to step {max(self.skipped)}"
+            remedy = (
+                f"the weights before them are kept as a checkpoint; look at the rows in {self.file.name}, "
+                "lower `training.learning_rate`, or set `model.dtype`"
+            )
+            raise RunError(Problem("", what, remedy))
+
+
+def skipping_bad_steps(
+    bad: BadSteps,
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    warn: Callable[[str], None],
+) -> TrainerCallback:
+    """A callback that skips steps without a finite gradient, and refuses to save weights that are not finite.
+
+    Args:
+        bad: receives them.
+        rows: the training rows, in which the rows of a batch are found.
+        tokenizer: decodes them.
+        warn: receives a warning for each skipped step.
+    """
+    from transformers import TrainerCallback
+
+    class SkippingBadSteps(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """See `skipping_bad_steps`."""
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **more: Any) -> None:
+            batches, bad.batches = bad.batches, []
+            if args.fp16 or _is_finite(model, gradients=True):
+                bad.in_a_row = 0
+                return
+            step = state.global_step + 1
+            more["optimizer"].zero_grad(set_to_none=True)  # a parameter without gradient is left as it is
+            bad.skipped.add(step)
+            bad.in_a_row += 1
+            _record(bad, step, _rows_of(batches, rows, tokenizer))
+            warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
+            if bad.in_a_row >= MOST_BAD_STEPS:
+                control.should_save = control.should_training_stop = True
+
+        def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+            if bad.in_a_row >= MOST_BAD_STEPS:
+                control.should_save = control.should_training_stop = True  # transformers resets it before a step
+            if control.should_save and not _is_finite(model):
+                what = f"step {state.global_step}: the weights are not finite, so they are not saved"
+                raise RunError(Problem("", what, "lower `training.learning_rate`; the last checkpoint is kept"))
+
+    return SkippingBadSteps()
+
+
+def _is_finite(model: nn.Module, gradients: bool = False) -> bool:
+    """Whether all trainable weights, or their gradients, are finite."""
+    import torch
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    values = [parameter.grad for parameter in trained if parameter.grad is not None] if gradients else trained
+    if not values:
+        return True
+    norms = torch.stack([value.detach().float().norm().to("cpu", non_blocking=True) for value in values])
+    if any(value.is_cuda for value in values):
+        torch.cuda.synchronize()
+    return bool(norms.isfinite().all())
+
+
+def _record(bad: BadSteps, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append a skipped step to the file. Each rank appends its own rows."""
+    line = json.dumps({"step": step, "rank": bad.rank, "rows": rows}, ensure_ascii=False)
+    with bad.file.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _rows_of(
+    batches: Sequence[tuple[Any, Any]], rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """The rows of a step: their numbers in the training data, their text, and the loss of their micro-batch.
+
+    If the loss of some micro-batches is not finite, the rows of the others are left out.
+    """
+    losses = [float(loss) for _, loss in batches]
+    is_broken = [not math.isfinite(loss) for loss in losses]
+    found: list[dict[str, Any]] = []
+    for (inputs, _), loss, broken in zip(batches, losses, is_broken, strict=True):
+        if broken or not any(is_broken):
+            said = loss if math.isfinite(loss) else str(loss)
+            found += [{"loss": said, "ids": ids} for ids in _sequences(inputs)]
+    numbers = _numbers_of([tuple(row["ids"]) for row in found], rows)
+    return [
+        {"row": number, "loss": row["loss"], "text": tokenizer.decode(row["ids"])[:_LONGEST_TEXT]}
+        for row, number in zip(found, numbers, strict=True)
+    ]
+
+
+def _sequences(inputs: Any) -> list[list[int]]:
+    """The token ids of each row of a micro-batch, without padding."""
+    if not isinstance(inputs, Mapping) or "input_ids" not in inputs:
+        return []
+    ids, mask = inputs["input_ids"].tolist(), inputs.get("attention_mask")
+    if mask is None or list(mask.shape) != list(inputs["input_ids"].shape):
+        return ids  # type: ignore[no-any-return]
+    pairs = (zip(row, kept, strict=True) for row, kept in zip(ids, mask.tolist(), strict=True))
+    return [[token for token, is_kept in pair if is_kept] for pair in pairs]
+
+
+def _numbers_of(sequences: Sequence[tuple[int, ...]], rows: Any) -> list[int | None]:
+    """The number of each sequence in the training rows, from 1; None for one that is not a row, as when packed."""
+    wanted, numbers = set(sequences), dict[tuple[int, ...], int]()
+    if not hasattr(rows, "__len__") or "input_ids" not in rows.column_names:
+        return [None] * len(sequences)
+    for number, ids in enumerate(rows.select_columns(["input_ids"]), start=1):
+        if (key := tuple(ids["input_ids"])) in wanted:
+            numbers.setdefault(key, number)
+    return [numbers.get(sequence) for sequence in sequences]
