@@ -69,7 +69,7 @@ def cluster(session: nox.Session) -> None:
 def extras(session: nox.Session) -> None:
     """Check that every extra can be installed with the tested versions, on each Python."""
     _install(session, "dev")
-    session.run("python", "tests/house/extras.py", "3.11", "3.12", "3.13")
+    session.run("python", "tests/house/extras.py", "3.11.14", "3.12.12", "3.13.11")
 
 
 @nox.session

@@ -148,7 +148,8 @@ class _Trackers:
 
     def end(self, seconds: float) -> None:
         """Let the trackers finish, for at most these seconds once their libraries are loaded, then end them."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         began = time.monotonic()
         with contextlib.suppress(OSError):
             self._process.stdin.close()

@@ -30,6 +30,7 @@ def make_callbacks(
     check_there: Callable[[], None] = lambda: None,
     may_be_zero: bool = False,
     before_marks: Sequence[TrainerCallback] = (),
+    skipped: Collection[int] = (),
 ) -> list[TrainerCallback]:
     """The callbacks of a run.
 
@@ -44,21 +45,20 @@ def make_callbacks(
         check_there: called after every step; raises if the run directory can no longer be written.
         may_be_zero: True if some steps have nothing to learn, so that their loss is 0.
         before_marks: further callbacks, which may write into a checkpoint before it is marked.
+        skipped: the steps that were skipped because their gradient was not finite.
     """
     if text := forget_after(metrics, first_step):
         observer.warn(text)
     return [
-        _recorder(metrics, observer, first_step, may_be_zero),
+        _recorder(metrics, observer, first_step, BrokenLoss(may_be_zero, skipped)),
         _steps(observer, stop, began, check_there),
         *before_marks,
         _marker(run_id, marks),
     ]
 
 
-def _recorder(metrics: Path, observer: Observer, first_step: int, may_be_zero: bool) -> TrainerCallback:
+def _recorder(metrics: Path, observer: Observer, first_step: int, broken: BrokenLoss) -> TrainerCallback:
     from transformers import TrainerCallback
-
-    broken = BrokenLoss(may_be_zero)
 
     class Recorder(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Appends every logged row to the metrics, and ends the run if its loss is broken."""

@@ -212,7 +212,6 @@ def _fit(
     )
     suites = OwnSuites.of(Trained(run, manifest, prepared.base, prepared.tokenizer, model), observer)
     trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop, suites, completion)
-    bad = _watch_for_bad_steps(run, prepared, trainer, observer)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
     manifest = run.amend(manifest, base=trained, distributed=check_world(trainer, rank, recipe.distributed))
     if suites and recipe.evaluation.before_training and not checkpoint:
@@ -235,7 +234,6 @@ def _fit(
         divided_attention(model, recipe.distributed.row_parts),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
-        bad.check()
         _check_finished(run, recipe.distributed, trainer, stop)
         step = completion.complete(manifest, trainer)
     _check_stepped(trainer, observer, completion.ended)
@@ -359,6 +357,7 @@ def _make_trainer(
         model.generation_config.eos_token_id = list(manifest.stop_token_ids)
     with telling_memory_errors(*no_room_to_load(manifest)):
         teacher = load_teacher(manifest)
+    bad = BadSteps(run.bad_batch, prepared.rank.number)
     with telling_broken_rows(run, manifest):  # the trainer reads the first rows of a stream
         trainer = make_trainer(
             recipe,
@@ -381,7 +380,6 @@ def _make_trainer(
                     recipe.objective.generates,
                     completion.callbacks(manifest, prepared.rank.is_first, observer, lambda: trainer),
                 ),
-                learning_watch(recipe.peft, plan.learning_rate.value, observer, recipe.objective.generates),
                 metric_watch(recipe.objective.watches(), read_metrics(run.metrics).rows, observer),
             ],
             not checkpoint,
@@ -389,6 +387,8 @@ def _make_trainer(
             rewards,
             teacher,
         )
+    if not recipe.distributed.shards:  # of which each process sees a part of the gradient
+        trainer.saw = bad.seen
     if (start := recipe.peft.start) and not starts.is_kept(run.start):
         observer.stage("initialising the adapter")
         with telling_memory_errors(*no_room_to_start(start)), telling_disk_errors(run.start):
@@ -402,16 +402,6 @@ def _make_trainer(
     completion.watch(trainer)
     observer.ready(trainer)
     return trainer
-
-
-def _watch_for_bad_steps(run: RunDir, prepared: PreparedRun, trainer: Any, observer: Observer) -> BadSteps:
-    """Skip the steps of a trainer whose gradient is not finite; not with shards, of which each process sees a part."""
-    bad = BadSteps(run.bad_batch, prepared.rank.number)
-    if not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
-        trainer.saw = bad.seen
-        rows = prepared.data[0]
-        trainer.callback_handler.callbacks.insert(1, skipping_bad_steps(bad, rows, prepared.tokenizer, observer.warn))
-    return bad
 
 
 def _while_training(

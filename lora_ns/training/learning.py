@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, RunError
@@ -41,7 +41,11 @@ _ENOUGH_STEPS = 20
 
 
 def learning_watch(
-    method: PeftMethod, learning_rate: float, observer: Observer, may_be_zero: bool = False
+    method: PeftMethod,
+    learning_rate: float,
+    observer: Observer,
+    may_be_zero: bool = False,
+    skipped: Collection[int] = (),
 ) -> TrainerCallback:
     """A callback that warns about parameters that do not learn and about a flat loss, with the cause.
 
@@ -50,10 +54,11 @@ def learning_watch(
         learning_rate: the peak of the schedule.
         observer: receives the warnings.
         may_be_zero: True if some steps have nothing to learn, so that no parameter has a gradient.
+        skipped: the steps that were skipped because their gradient was not finite.
     """
     from transformers import TrainerCallback
 
-    gradients, losses = Gradients(may_be_zero), Losses(method, learning_rate)
+    gradients, losses = Gradients(may_be_zero, skipped), Losses(method, learning_rate)
 
     class LearningWatch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """See `learning_watch`."""
@@ -116,8 +121,8 @@ def _warned(watches: Sequence[Watch], row: Mapping[str, Any]) -> list[str]:
 class Gradients:
     """The gradients and changes of all trainable parameters in the first steps."""
 
-    def __init__(self, may_be_zero: bool = False) -> None:
-        self._steps, self._may_be_zero = 0, may_be_zero
+    def __init__(self, may_be_zero: bool = False, skipped: Collection[int] = ()) -> None:
+        self._steps, self._may_be_zero, self._skipped = 0, may_be_zero, skipped
         self._begun: dict[str, tuple[float, float]] = {}
         self._reached: set[str] = set()
 
@@ -137,7 +142,7 @@ class Gradients:
         Raises:
             RunError: if a gradient is not finite, or no parameter has one.
         """
-        if self._steps >= LOOKED_AT:
+        if self._steps >= LOOKED_AT or step in self._skipped:
             return ()
         norms = _gradient_norms(model)
         broken = next((name for name, norm in norms.items() if not math.isfinite(norm)), None)

@@ -1,4 +1,4 @@
-"""Steps whose gradient is not finite: skipped before they touch a weight, recorded with their rows, and three end the run.
+"""Steps without a finite gradient: they are skipped and recorded with their rows, and three in a row end the run.
 
 An optimizer step with one NaN in the gradient destroys every weight, because clipping divides by the norm, and the
 optimizer's moments keep it. In float16 the loss scaler skips such a step itself.
@@ -6,6 +6,7 @@ optimizer's moments keep it. In float16 the loss scaler skips such a step itself
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -35,13 +36,13 @@ class BadSteps:
     """`bad_batch.jsonl` of the run."""
     rank: int = 0
     skipped: set[int] = field(default_factory=set)
-    batches: list[tuple[Any, float]] = field(default_factory=list)
+    batches: list[tuple[Any, Tensor]] = field(default_factory=list)
     """Inputs and loss of each micro-batch since the last optimizer step."""
     in_a_row: int = 0
 
     def seen(self, inputs: Any, loss: Tensor) -> None:
         """Remember a micro-batch until the optimizer step that it belongs to."""
-        self.batches.append((inputs, loss))  # type: ignore[arg-type]
+        self.batches.append((inputs, loss))
 
     def check(self) -> None:
         """Check that the run did not end because of such steps. Raises `RunError`."""
@@ -52,6 +53,25 @@ class BadSteps:
                 "lower `training.learning_rate`, or set `model.dtype`"
             )
             raise RunError(Problem("", what, remedy))
+
+
+@functools.cache
+def showing_batches(trainer_class: Any) -> Any:
+    """A trainer class that shows `saw`, if it has one, each micro-batch with its loss."""
+
+    class ShowingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+        """See `showing_batches`."""
+
+        saw: Callable[[Any, Tensor], None] | None = None
+
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            """Train on a micro-batch."""
+            loss = super().training_step(model, inputs, *rest, **more)
+            if self.saw is not None:
+                self.saw(inputs, loss)
+            return loss
+
+    return ShowingTrainer
 
 
 def skipping_bad_steps(
@@ -73,9 +93,9 @@ def skipping_bad_steps(
     class SkippingBadSteps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """See `skipping_bad_steps`."""
 
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **more: Any) -> None:
+        def on_pre_optimizer_step(self, args: Any, state: Any, _control: Any, *, model: Any, **more: Any) -> None:
             batches, bad.batches = bad.batches, []
-            if args.fp16 or _is_finite(model, gradients=True):
+            if args.fp16 or not batches or _is_finite(model, gradients=True):
                 bad.in_a_row = 0
                 return
             step = state.global_step + 1
@@ -84,12 +104,13 @@ def skipping_bad_steps(
             bad.in_a_row += 1
             _record(bad, step, _rows_of(batches, rows, tokenizer))
             warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
+
+        def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+            bad.check()
+
+        def on_step_end(self, _args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
             if bad.in_a_row >= MOST_BAD_STEPS:
                 control.should_save = control.should_training_stop = True
-
-        def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
-            if bad.in_a_row >= MOST_BAD_STEPS:
-                control.should_save = control.should_training_stop = True  # transformers resets it before a step
             if control.should_save and not _is_finite(model):
                 what = f"step {state.global_step}: the weights are not finite, so they are not saved"
                 raise RunError(Problem("", what, "lower `training.learning_rate`; the last checkpoint is kept"))

@@ -14,6 +14,7 @@ from lora_ns.parallel.sharding import forget_frozen, put_together, saved_by_firs
 from lora_ns.run.last_checkpoint import best_of
 from lora_ns.training.reading_checkpoints import telling_checkpoints
 from lora_ns.training.sampler import sampler_class
+from lora_ns.training.trouble import showing_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,12 +112,11 @@ def repeatable(trainer_class: Any) -> Any:
     The regularisation term of a PEFT method is added to the training loss only, not to the evaluation loss.
     """
 
-    class RepeatableTrainer(ending_in_time(saving_in_parts(trainer_class))):  # type: ignore[misc, unused-ignore]
+    class RepeatableTrainer(ending_in_time(saving_in_parts(showing_batches(trainer_class)))):  # type: ignore[misc, unused-ignore]
         """Implements `repeatable`; see `sampler_class`, and `regularization` of a method."""
 
         own_optimizer = None
         regularization: Callable[[Any], Tensor | None] | None = None
-        saw: Callable[[Any, Tensor], None] | None = None
         row_parts = 1
 
         def get_train_dataloader(self) -> Any:
@@ -132,13 +132,6 @@ def repeatable(trainer_class: Any) -> Any:
                 return super().create_optimizer(model)
             self.optimizer = self.own_optimizer()
             return self.optimizer
-
-        def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            """Train on a micro-batch, which `saw` is shown with its loss."""
-            loss = super().training_step(model, inputs, *rest, **more)
-            if self.saw is not None:
-                self.saw(inputs, loss)
-            return loss
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(train_dataset)

@@ -3,9 +3,9 @@
 uv only resolves and installs nothing, which takes a second for each extra where pip takes a minute.
 """
 
+import platform
 import subprocess
 import sys
-import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,8 @@ AT_ONCE = 4
 
 def extras() -> dict[str, list[str]]:
     """The extras of the package, with their requirements."""
+    import tomllib  # not in Python 3.10, on which nothing here runs
+
     table: dict[str, list[str]] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
@@ -36,9 +38,9 @@ def main(pythons: Sequence[str]) -> int:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(lambda one: conflict(*one), asked))
     for (extra, python), text in zip(asked, found, strict=True):
-        print(f"{extra} on Python {python}: {'resolves' if not text else text}")
+        sys.stdout.write(f"{extra} on Python {python}: {text or 'resolves'}\n")
     return sum(map(bool, found))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or [f"{sys.version_info.major}.{sys.version_info.minor}"]))
+    sys.exit(main(sys.argv[1:] or [platform.python_version()]))
