@@ -100,6 +100,7 @@ def test_tensorboard(stored):
     assert json.loads(texts["args/text_summary"])["recipe.peft.method"] == "lora"
 
 
+@pytest.mark.filterwarnings("ignore")  # of SQLAlchemy and alembic, which MLflow calls by older names
 def test_mlflow(stored, monkeypatch):
     kind, path, *_ = stored
     mlflow = pytest.importorskip("mlflow")

@@ -1,0 +1,71 @@
+"""A step without a finite gradient is skipped and recorded with its rows; three in a row end the run."""
+
+import json
+
+import pytest
+from services_recipes import RECIPE, resumed, run_recipe
+
+from lora_ns.errors import RunError
+from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.directory import RunDir
+from lora_ns.run.observer import Observer
+
+transformers = pytest.importorskip("transformers")
+
+
+class Poisoner(Observer):
+    """Makes the gradient of some steps NaN."""
+
+    def __init__(self, *steps):
+        self.steps, self.warnings, self.step_now = steps, [], 0
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def ready(self, trainer):
+        poisoner = self
+
+        class Clock(transformers.TrainerCallback):
+            def on_step_begin(self, args, state, control, **more):
+                poisoner.step_now = state.global_step + 1
+
+        trainer.add_callback(Clock())
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(lambda grad: grad * (float("nan") if self.step_now in self.steps else 1.0))
+
+
+def recorded(run):
+    return [json.loads(line) for line in run.bad_batch.read_text().splitlines()]
+
+
+def is_finite(folder):
+    from safetensors.torch import load_file
+
+    return all(bool(value.isfinite().all()) for value in load_file(folder / WEIGHTS).values())
+
+
+def test_a_bad_step_is_skipped_and_the_run_finishes(tmp_path):
+    poisoner = Poisoner(2, 4)
+    run = run_recipe(tmp_path, RECIPE, "training.logging_steps=1", observer=poisoner)
+    assert run.read().status == "finished"
+    assert is_finite(run.adapter)
+    assert [row["step"] for row in recorded(run)] == [2, 4]
+    assert sum("is skipped, because its gradient is not finite" in text for text in poisoner.warnings) == 2
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} >= {1, 2, 3, 4, 5, 6}
+    found = recorded(run)[0]["rows"]
+    assert len(found) == 8
+    assert all(1 <= row["row"] <= 64 and row["text"] for row in found)
+
+
+def test_three_in_a_row_end_the_run_with_the_weights_before_them(tmp_path):
+    with pytest.raises(RunError, match="the gradient of 3 steps in a row was not finite, up to step 5"):
+        run_recipe(tmp_path, RECIPE, observer=Poisoner(3, 4, 5))
+    run = RunDir.open(tmp_path / "run")
+    assert run.read().status == "failed"
+    assert [row["step"] for row in recorded(run)] == [3, 4, 5]
+    assert is_finite(run.checkpoints / "checkpoint-5")
+    resumed(run)
+    assert run.read().status == "finished"
+    assert is_finite(run.adapter)
