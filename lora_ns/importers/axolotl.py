@@ -343,7 +343,11 @@ _TRACKERS = (
     ("mlflow", "use_mlflow", "mlflow_experiment_name", "mlflow_run_name"),
     ("trackio", "use_trackio", "trackio_project_name", "trackio_run_name"),
     ("tensorboard", "use_tensorboard", "", ""),
+    ("swanlab", "use_swanlab", "swanlab_project", "swanlab_experiment_name"),
+    ("comet_ml", "use_comet", "comet_project_name", ""),
 )
+_PLACES = (("wandb", "wandb_entity"), ("mlflow", "mlflow_tracking_uri"))
+"""Keys that say where a tracker keeps its runs; `[tracking]` has them under the same names."""
 
 
 def _trackers(draft: Draft) -> None:
@@ -357,6 +361,11 @@ def _trackers(draft: Draft) -> None:
         for key in (switch, project, run):
             if key and draft.has(key) and not is_on:
                 draft.unused(key, f"{tracker} is off")
+    for tracker, key in _PLACES:
+        if draft.has(key) and tracker in [name for name, _, _, _ in used]:
+            draft.put(f"tracking.{key}", draft.text(key), key)
+        elif draft.has(key):
+            draft.unused(key, f"{tracker} is off")
     if not used:
         return
     keys = [key for _, given, _, _ in used for key in given]
@@ -394,7 +403,7 @@ _STEPS = (
     ),
     Step(_lengths, _keys("sequence_len excess_length_strategy sample_packing group_by_length")),
     Step(_processes, _keys("deepspeed fsdp fsdp_config")),
-    Step(_trackers, tuple(key for row in _TRACKERS for key in row[1:] if key)),
+    Step(_trackers, (*(key for row in _TRACKERS for key in row[1:] if key), *(key for _, key in _PLACES))),
 )
 
 

@@ -282,15 +282,14 @@ _NO_RESULT: Mapping[str, Rule] = {
         unused("it is about logs and files, and does not change results"),
     ),
     **each(
-        "wandb_entity wandb_mode wandb_run_id wandb_watch wandb_log_model",
+        "wandb_mode wandb_run_id wandb_watch wandb_log_model",
         unused("set W&B's `WANDB_*` variables instead"),
     ),
-    **each("mlflow_tracking_uri hf_mlflow_log_artifacts", unused("set MLflow's `MLFLOW_*` variables instead")),
+    "hf_mlflow_log_artifacts": unused("checkpoints stay in the run directory"),
     "trackio_space_id": unused("set trackio's `TRACKIO_*` variables instead"),
     **each(
-        "use_comet comet_api_key comet_workspace comet_project_name comet_experiment_key comet_mode comet_online "
-        "comet_experiment_config",
-        unused("lorans does not report to Comet; all metrics are in `metrics.jsonl`"),
+        "comet_api_key comet_workspace comet_experiment_key comet_mode comet_online comet_experiment_config",
+        unused("set Comet's `COMET_*` variables instead"),
     ),
     "plugins": by_value(
         names,
@@ -301,7 +300,7 @@ _NO_RESULT: Mapping[str, Rule] = {
         ),
     ),
     **each(
-        "use_swanlab swanlab_project swanlab_experiment_name swanlab_description swanlab_mode swanlab_workspace "
+        "swanlab_description swanlab_mode swanlab_workspace "
         "swanlab_log_model swanlab_web_host swanlab_api_host swanlab_lark_webhook_url swanlab_log_completions "
         "swanlab_completion_log_interval swanlab_completion_max_buffer lm_eval_tasks lm_eval_batch_size "
         "lm_eval_post_train lm_eval_model",

@@ -185,7 +185,7 @@ OTHERWISE = [
     ("use_galore: true", "refused"),
     ("shift_attn: true", "refused"),
     ("use_llama_pro: true", "refused"),
-    ("report_to: swanlab", "refused"),
+    ("report_to: clearml", "refused"),
     ("tool_format: qwen", "refused"),
     ("rope_scaling: yarn", "refused"),
     ("lora_rank: many", "refused"),

@@ -79,7 +79,7 @@ OTHERWISE = [
     ("sequence_parallel_size", "2", "refused"),
     ("learning_rate", "$LR", "refused"),
     ("learning_rate", "$(expr 1 / 2)", "refused"),
-    ("report_to", "swanlab", "refused"),
+    ("report_to", "clearml", "refused"),
     ("lora_rnak", "8", "refused"),
 ]
 

@@ -109,7 +109,7 @@ OTHERWISE = [
     ("chat_template: chatml", "refused"),
     ("max_length:", "refused"),
     ("learning_rate: ${LR}", "refused"),
-    ("report_to: comet_ml", "refused"),
+    ("report_to: clearml", "refused"),
     ("load_best_model_at_end: true", "refused"),
     ("deepspeed: {zero_optimization: {stage: 2}}", "refused"),
     ("lora_alfa: 3", "refused"),

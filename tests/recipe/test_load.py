@@ -164,7 +164,7 @@ def test_an_unknown_key_may_be_called_like_a_type_or_a_method(write_recipe, mini
         (
             '[tracking]\nreport_to = ["wandbb"]',
             'tracking.report_to: got "wandbb" '
-            '(expected a list with any of: "tensorboard", "wandb", "mlflow", "trackio")',
+            '(expected a list with any of: "tensorboard", "wandb", "mlflow", "trackio", "swanlab", "comet_ml")',
         ),
         (
             '[quantization]\nbnb_4bit_quant_type = "nf4"',
