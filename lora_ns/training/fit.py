@@ -379,6 +379,11 @@ def _make_trainer(
                     run.check_there,
                     recipe.objective.generates,
                     completion.callbacks(manifest, prepared.rank.is_first, observer, lambda: trainer),
+                    bad.skipped,
+                ),
+                skipping_bad_steps(bad, prepared.data[0], prepared.tokenizer, observer.warn),
+                learning_watch(
+                    recipe.peft, plan.learning_rate.value, observer, recipe.objective.generates, bad.skipped
                 ),
                 metric_watch(recipe.objective.watches(), read_metrics(run.metrics).rows, observer),
             ],
