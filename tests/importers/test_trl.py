@@ -59,6 +59,8 @@ MAPPED = [
     ("logging_steps: 3", "training.logging_steps", 3),
     ("save_steps: 30", "training.save_steps", 30),
     ("save_total_limit: 5", "training.save_total_limit", 5),
+    ("full_determinism: true", "training.full_determinism", True),
+    ("load_best_model_at_end: true", "training.load_best_model_at_end", True),
     ("test_split_size: 0.1", "dataset.eval_fraction", 0.1),
     ("report_to: [wandb]", "tracking.report_to", ["wandb"]),
     ("run_name: n", "tracking.run_name", "n"),
@@ -110,7 +112,6 @@ OTHERWISE = [
     ("max_length:", "refused"),
     ("learning_rate: ${LR}", "refused"),
     ("report_to: clearml", "refused"),
-    ("load_best_model_at_end: true", "refused"),
     ("deepspeed: {zero_optimization: {stage: 2}}", "refused"),
     ("lora_alfa: 3", "refused"),
 ]

@@ -135,13 +135,13 @@ def test_a_run_without_a_best_adapter_says_how_to_get_one(unfinished):
         pass
 
 
-def test_an_unfinished_run_is_used_with_the_option_that_the_error_names(unfinished):
+def test_an_unfinished_run_is_used_with_the_option_that_the_error_names(unfinished, capfd):
     refused = lorans("infer", unfinished.path, "--input", "hello")
     assert refused.returncode == 2
     assert "`--checkpoint last` uses its last checkpoint" in refused.stderr
     answered = lorans("infer", unfinished.path, "--input", "hello", "--checkpoint", "last")
     assert answered.returncode == 0, answered.stderr
-    assert "checkpoint-4" in answered.stderr
+    assert "using the adapter of checkpoint-4" in capfd.readouterr().err
 
 
 def test_a_run_that_its_time_limit_ended_goes_on_to_the_adapter_of_the_uninterrupted_one(tmp_path):
