@@ -320,6 +320,11 @@ BROKEN = {
     "checkpoints_are_whole": ["training.extra.save_only_model=true"],
     "evaluations_can_be_chosen_from": ["training.load_best_model_at_end=true"],
     "best_metric_is_measured": ["dataset.eval_fraction=0.1", "training.metric_for_best_model=bleu"],
+    "best_weights_can_be_loaded": [
+        "dataset.eval_fraction=0.1",
+        "peft={method='adalora'}",
+        "training.load_best_model_at_end=true",
+    ],
     "early_stopping_threshold_needs_patience": ["training.early_stopping_threshold=0.1"],
     "training_extra_is_known": ["training.extra.seed=1"],
     "training_extra_has_an_effect": ["training.extra.ddp_bucket_cap_mb=25"],

@@ -67,6 +67,7 @@ from lora_ns.recipe.rules.objective import (
 )
 from lora_ns.recipe.rules.training import (
     best_metric_is_measured,
+    best_weights_can_be_loaded,
     checkpointing_works,
     checkpoints_are_whole,
     early_stopping_threshold_needs_patience,
@@ -149,6 +150,7 @@ RULES: tuple[Rule, ...] = (
     checkpoints_are_whole,
     evaluations_can_be_chosen_from,
     best_metric_is_measured,
+    best_weights_can_be_loaded,
     early_stopping_threshold_needs_patience,
     training_extra_is_known,
     training_extra_has_an_effect,

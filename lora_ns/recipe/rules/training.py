@@ -151,6 +151,16 @@ def best_metric_is_measured(recipe: Recipe) -> Conflict | None:
     return None
 
 
+def best_weights_can_be_loaded(recipe: Recipe) -> Conflict | None:
+    """A run can only end with its best weights if the method can take them back."""
+    capabilities = recipe.peft.capabilities
+    if not recipe.training.load_best_model_at_end or capabilities.resume is True or capabilities.virtual_tokens:
+        return None
+    what = f"{recipe.peft.tag()} cannot end with its best weights: {capabilities.resume}"
+    remedy = "write `metric_for_best_model` alone, and use `--checkpoint best`"
+    return Conflict(("peft.method", "training.load_best_model_at_end"), what, remedy)
+
+
 def early_stopping_threshold_needs_patience(recipe: Recipe) -> Conflict | None:
     """The threshold of an improvement has an effect on early stopping only."""
     if is_written(recipe, "training.early_stopping_threshold") and not recipe.training.early_stopping_patience:
