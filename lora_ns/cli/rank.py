@@ -91,7 +91,7 @@ def launch_command(
         raise UsageError(
             Problem(str(path), "this run trains in one process", f"continue it with `lorans train {path} --resume`")
         )
-    if manifest.status == "finished":
+    if manifest.is_complete:
         raise UsageError(Problem(str(path), "this run is finished", f"use it with `lorans infer {path}`"))
     here, node = count_here(strategy, machine), this_node(strategy)
     values = [f"{name}={value}" for name, value in settings(here, machine.cores, node).items()]

@@ -156,7 +156,7 @@ class LauncherObserver(Observer):
 
     def result(self, result: Any) -> None:
         """Report the result of `train`, without the adapter check, which is in the manifest."""
-        self._tell("result", {**asdict(result), "seal": None})
+        self._tell("result", {**asdict(result), "seal": None, "best": None})
 
 
 _LOST = re.compile(r"closed by peer|reset by peer|refused|Broken pipe|[Tt]imed? ?out|connectFullMesh|heartbeat")

@@ -240,6 +240,11 @@ class Manifest(BaseModel):
     awaits_launcher: bool = False
     """True for a run prepared by `launch-command`: the run that it replaces stays aside until its first step."""
 
+    @property
+    def is_complete(self) -> bool:
+        """True if no step is left: a run that its time limit has ended is finished, and can be resumed."""
+        return self.status == "finished" and not (self.ended or "").startswith(IN_TIME)
+
 
 def as_written_now(table: dict[str, Any]) -> dict[str, Any]:
     """Upgrade the values of a manifest to the current version."""

@@ -46,7 +46,8 @@ def work(folder: Path, node: int, endpoint: str | None, observer: Observer, nois
     run.mend(observer.warn)
     if not _has_begun(run, job):
         return train(loaded, observer, noise, overwrite=job.mode != "new")
-    if run.read().status == "finished":
+    manifest = run.read()
+    if manifest.is_complete or (manifest.status == "finished" and job.mode != "resume"):
         observer.warn(f"{run.path} is already finished")
         return None
     return resume(run, observer, noise, loaded)

@@ -23,7 +23,7 @@ from lora_ns.recipe.objective_tables import as_tables
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.last_checkpoint import put_aside
-from lora_ns.run.manifest import IN_TIME, Manifest, differences
+from lora_ns.run.manifest import Manifest, differences
 from lora_ns.run.observer import Observer
 from lora_ns.services.after_training import JudgedTraining
 from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
@@ -147,9 +147,8 @@ def reopen_run(
 
 def _check_unfinished(run: RunDir, manifest: Manifest) -> None:
     """Check that there are steps left: a run that its time limit ended goes on. Raises `UsageError`."""
-    ended = manifest.ended or ""
-    if manifest.status == "finished" and not ended.startswith(IN_TIME):
-        why = f" ({ended})" if ended else ""
+    if manifest.is_complete:
+        why = f" ({manifest.ended})" if manifest.ended else ""
         raise UsageError(Problem(str(run.path), f"this run is finished{why}", f"`lorans infer {run.path}` uses it"))
 
 

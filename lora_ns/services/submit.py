@@ -138,7 +138,7 @@ def _check_run(job: Job) -> None:
     if job.mode != "resume":
         run.check_free(job.mode == "overwrite")
         return
-    if RunDir.open(run.path).read().status == "finished":
+    if RunDir.open(run.path).read().is_complete:
         raise UsageError(Problem(job.run, "this run is finished", f"`lorans infer {job.run}` uses it"))
 
 
