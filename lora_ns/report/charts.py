@@ -172,8 +172,9 @@ def _trained(label: str, series: Series, tone: Tone = "accent") -> list[Layer]:
     kept, smooth = thin(series, POINTS), noise(series)
     if smooth is None:
         return [Line(kept.steps, kept.values, label, tone)]
+    floor = 0.0 if min(series.finite.values) >= 0 else -math.inf  # a loss that was never negative has no such noise
     return [
-        Band(smooth.steps, smooth.low, smooth.high, tone=tone),
+        Band(smooth.steps, [max(floor, low) for low in smooth.low], smooth.high, tone=tone),
         Line(kept.steps, kept.values, tone=tone, is_faint=True),
         Line(smooth.steps, smooth.middle, label, tone),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from lora_ns.safety.printable import printable
+from lora_ns.safety.printable import readable
 
 LIGHT: Mapping[str, str] = {
     "surface": "#ffffff",
@@ -54,7 +54,8 @@ STYLE = f"""
 :root{{color-scheme:light dark;{_variables(LIGHT)}}}
 @media (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}
 @media print{{:root{{color-scheme:light;{_variables(LIGHT)}}}
-  section,figure,tr,.card{{break-inside:avoid}} details>*{{display:block}} nav{{display:none!important}}
+  section,figure,tr,.card{{break-inside:avoid}} details::details-content{{content-visibility:visible;block-size:auto}}
+  .scroll{{overflow:visible}} nav{{display:none!important}}
   main{{max-width:none!important}}}}
 *{{box-sizing:border-box}}
 html{{-webkit-text-size-adjust:100%}}
@@ -78,7 +79,8 @@ pre{{background:var(--raised);border:1px solid var(--line);border-radius:8px;pad
 .plots{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px}}
 figure{{margin:0;border:1px solid var(--line);border-radius:10px;padding:12px}}
 figure svg{{display:block;width:100%;height:auto}} figcaption{{font-size:.86rem;color:var(--muted);margin-top:6px}}
-.scroll{{overflow-x:auto;margin:.6em 0}}
+.scroll{{overflow-x:auto;margin:.6em 0}} .scroll th,.scroll td{{overflow-wrap:break-word;max-width:46ch}}
+.scroll thead th{{white-space:nowrap}}
 table{{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;min-width:min(100%,420px)}}
 caption{{text-align:left;color:var(--muted);font-size:.86rem;padding-bottom:4px}}
 th,td{{text-align:left;vertical-align:top;padding:5px 14px 5px 0;border-bottom:1px solid var(--line)}}
@@ -103,8 +105,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 
 
 def escape(value: object) -> str:
-    """Return foreign text as HTML that shows it: markup as characters, control characters as escapes."""
-    return html.escape(printable(str(value), is_multiline=True), quote=True)
+    """Return foreign text as HTML that shows it: markup as characters, controls as escapes, secrets as `***`."""
+    return html.escape(readable(str(value)), quote=True)
 
 
 def document(title: str, body: str, *, policy: str = POLICY, head: str = "") -> str:

@@ -192,11 +192,13 @@ def _draw(axes: Any, plot: Plot, colours: Mapping[str, str]) -> None:
 
 
 def _name_ticks(axes: Any) -> None:
-    """Shorten large numbers on both axes: 200k, 1.5G."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    """Shorten large numbers on both axes, such as 200k and 1.5G; write those of a logarithmic axis without powers."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
 
     for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
         if axis.get_scale() != "linear":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
             continue
         axis.set_major_locator(MaxNLocator(6, integer=axis is axes.xaxis and high - low > 5))
         if max(abs(low), abs(high)) >= 10_000:

@@ -123,7 +123,7 @@ def _piece(piece: Mapping[str, Any]) -> str:
 def _data(found: Facts) -> Iterator[str]:
     data = found.manifest.data
     parts = [("training", data.train), *([("evaluation", data.eval)] if data.eval else [])]
-    heads = ("", "source", "kept", "truncated", "dropped", "left out", "tokens", "in the loss")
+    heads = ("rows", "source", "kept", "truncated", "dropped", "left out", "tokens", "in the loss")
     yield table(heads, [_source(name, part) for name, part in parts], f"Read as {data.format}", range(2, 8))
     sources = [
         (one.source, f"{one.rows:,}", f"{one.used:,}", f"{one.repeated:,}", f"{one.held_out:,}") for one in data.sources
@@ -136,8 +136,7 @@ def _data(found: Facts) -> Iterator[str]:
         if isinstance(held := suite.get("contaminated"), dict)
     ]
     yield table(("suite", "items in the training rows", "items"), leaks, "Contamination", (1, 2))
-    findings = [line for line in _log_notes(found) if "rows" in line]
-    yield _listed(findings)
+    yield _listed([note for note in found.manifest.plan.notes if " rows" in note])
     hashes = [(f"SHA-256 of the {name} rows", part.sha256) for name, part in parts]
     yield f"<details><summary>Hashes</summary>{facts(hashes)}</details>"
 
@@ -145,10 +144,6 @@ def _data(found: Facts) -> Iterator[str]:
 def _source(name: str, part: SourceRecord) -> tuple[str, ...]:
     counts = (part.rows, part.truncated, part.dropped, part.left_out, part.tokens, part.trained_tokens)
     return (name, part.source, *(f"{count:,}" for count in counts))
-
-
-def _log_notes(found: Facts) -> Sequence[str]:
-    return found.manifest.plan.notes
 
 
 def _compared(found: Facts) -> Iterator[str]:
@@ -304,6 +299,7 @@ def _recipe(found: Facts) -> Iterator[str]:
         for name in type(plan).model_fields
         if hasattr(value := getattr(plan, name), "origin")
     ]
+    yield _listed([note for note in plan.notes if " rows" not in note])
     yield _folded("Planned values", table(heads, derived))
     yield _folded("Defaults", table(heads, default))
 

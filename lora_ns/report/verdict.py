@@ -127,11 +127,8 @@ def judge(
     else:
         sentence = f"{state.capitalize()}: {told}."
     others = [change.told for change in changes[1:3]] + ([first.told] if why and first else [])
-    reasons = [
-        *([manifest_error(manifest)] if manifest.error else []),
-        *(f"{one[:1].upper()}{one[1:]}." for one in others),
-    ]
-    return Verdict(state, sentence, tuple(reasons), first)
+    reasons = [*([manifest_error(manifest)] if manifest.error else []), *(f"{one}." for one in others)]
+    return Verdict(state, sentence, tuple(f"{one[:1].upper()}{one[1:]}" for one in reasons), first)
 
 
 def manifest_error(manifest: Manifest) -> str:
@@ -232,7 +229,7 @@ def tested(suite: Mapping[str, Any]) -> Change | None:
         if _number(before) is None or _number(after) is None:
             return None
         return Change(
-            name if suite["name"] in {name, ""} else f"{suite['name']} {name}",
+            name if _plain(suite["name"]) in {_plain(name), "", "heldout"} else f"{suite['name']} {name}",
             before,
             after,
             _number(contest["low"]),
@@ -244,6 +241,10 @@ def tested(suite: Mapping[str, Any]) -> Change | None:
         )
     except (KeyError, TypeError, StopIteration, AttributeError):
         return None
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "").replace("_", "")
 
 
 def _label_figure(manifest: Manifest) -> Change | None:

@@ -1,0 +1,104 @@
+"""A verdict names the state of a run, its number and the interval, from whatever the run has."""
+
+import dataclasses
+import math
+
+import pytest
+from reported_runs import LABELS, falling, suite
+
+from lora_ns.report.curves import read_curves
+from lora_ns.report.verdict import TONES, judge
+
+FLAT = [{"step": step, "loss": 2.0 + 0.1 * (step % 2)} for step in range(1, 41)]
+RISING = [{"step": step, "loss": 1.0 + 0.2 * step} for step in range(1, 41)]
+BROKEN = [*FLAT, {"step": 41, "loss": math.nan}]
+
+
+def verdict_on(run, suites=(), answers=()):
+    return judge(run.read(), read_curves(run.metrics), suites, answers)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "fields", "suites", "state", "told"),
+    [
+        (
+            None,
+            {},
+            [suite()],
+            "learned",
+            "exact_match rose from 0.2 to 0.8 on 100 items (+60 points; 95 % interval +50",
+        ),
+        (None, {}, [suite("worse", 0.8, 0.2)], "worse", "exact_match fell from 0.8 to 0.2"),
+        (RISING, {}, [suite("worse", 0.8, 0.2)], "diverged", "the training loss rose from"),
+        (None, {}, [suite("cannot tell", 0.5, 0.51)], "learned", "the evaluation loss fell from 3 to 0.2"),
+        (FLAT, {}, [suite("cannot tell", 0.5, 0.51)], "flat", "exact_match rose from 0.5 to 0.51"),
+        (None, {}, [], "learned", "the evaluation loss fell from 3 to 0.2"),
+        (FLAT, {}, [], "flat", "the training loss"),
+        (RISING, {}, [], "diverged", "the training loss rose from"),
+        (BROKEN, {}, [], "diverged", "loss is nan at step 41"),
+        (
+            FLAT,
+            {"status": "failed", "error": "step 9: the gradient of `x` is nan (lower it)"},
+            [],
+            "diverged",
+            "is nan",
+        ),
+        (None, {"status": "failed", "error": "disk full"}, [], "failed", "after step 40"),
+        (None, {"status": "interrupted", "error": "stopped"}, [], "interrupted", "after step 40"),
+        (None, {"status": "running"}, [], "running", "at step 40"),
+        ([], {}, [], "flat", "nothing was measured"),
+        ([], {"status": "failed", "error": "no rows"}, [], "failed", "after step 0"),
+    ],
+)
+def test_the_state_of_a_run_and_what_says_so(make_run, metrics, fields, suites, state, told):
+    found = verdict_on(make_run(metrics, **fields), suites)
+    assert (found.state, found.tone) == (state, TONES[state])
+    assert found.sentence.startswith(state.capitalize())
+    assert told in found.sentence
+    assert found.sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "state", "told"),
+    [
+        ({"eval_accuracy": 0.9, "baseline/eval_accuracy": 0.5}, "learned", "95 % interval 0.826 to 0.945"),
+        (
+            {"eval_accuracy": 0.5, "baseline/eval_accuracy": 0.5},
+            "collapsed",
+            "no better than that of a constant answer",
+        ),
+        ({"eval_accuracy": 0.55, "baseline/eval_accuracy": 0.5}, "flat", "a constant answer: 0.5"),
+        ({"eval_pearson": 0.8}, "learned", "95 % interval 0.716 to 0.861"),
+        ({"eval_f1": 0.8}, "learned", "f1 is 0.8"),
+    ],
+)
+def test_labels_are_measured_against_a_constant_answer(make_run, metrics, state, told):
+    run = make_run([], LABELS, metrics=metrics, problem_type="single_label_classification")
+    found = verdict_on(run)
+    assert (found.state, told in found.sentence) == (state, True)
+
+
+@pytest.mark.parametrize(
+    ("answers", "state"),
+    [
+        ([(str(number), "the") for number in range(40)], "collapsed"),
+        ([(str(number), "") for number in range(40)], "collapsed"),
+        ([("yes", "yes")] * 40, "learned"),
+        ([(str(number), "the") for number in range(19)], "learned"),
+        ([(str(number), str(number % 3)) for number in range(40)], "learned"),
+    ],
+)
+def test_a_model_that_always_says_the_same_has_collapsed(make_run, answers, state):
+    assert verdict_on(make_run(), answers=answers).state == state
+
+
+def test_the_error_of_a_run_is_a_reason_without_its_secrets(make_run):
+    secret = "hf_" + "a1B2" * 8
+    found = verdict_on(make_run(status="failed", error=f"refused: {secret}"))
+    assert found.reasons[0] == "Refused: ***"
+    assert secret not in str(dataclasses.asdict(found))
+
+
+@pytest.mark.parametrize("damage", [{"whole": {}}, {"whole": {"figures": {}, "contests": []}}, {}, {"whole": None}])
+def test_a_damaged_record_decides_nothing(make_run, damage):
+    assert verdict_on(make_run(falling()), [damage]).sentence.startswith("Learned: the evaluation loss")
