@@ -124,6 +124,13 @@ def picture(session: nox.Session) -> None:
 
 
 @nox.session
+def pages(session: nox.Session) -> None:
+    """Pictures of pages in a real browser, which may load nothing else: `nox -s pages -- RUN/report.html`."""
+    session.install("playwright")
+    session.run("python", "website/look_at_pages.py", "build/pages", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks that need no model; see benchmarks/README.md."""
     _install(session, "test")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from adapter_folders import write_adapter
 from minimal_recipe import MINIMAL
+from reported_runs import write_run
 
 import lora_ns
 
@@ -48,6 +49,12 @@ def test_the_commands_about_adapter_folders_import_nothing_heavy(tmp_path, comma
     imported = imported_by("adapter", *command.replace("FOLDER", folder).split())
     assert not imported & {*HEAVY, "safetensors"}
     assert "numpy" in imported
+
+
+def test_the_report_of_a_run_imports_nothing_heavy(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = write_run(tmp_path)
+    assert not imported_by("report", str(run.path)) & {*HEAVY, "scipy", "safetensors"}
 
 
 def imported_by(*command):
