@@ -103,7 +103,7 @@ def draw_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     from rich.text import Text
 
     titles, widest = _fitting(rows, width())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for title in titles:
         is_number = title in {"step", "age", "size"}
         table.add_column(title, justify="right" if is_number else "left", no_wrap=True, max_width=widest[title])

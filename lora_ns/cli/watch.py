@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def watch(
     if not once and not as_json and is_terminal():
         seen = _follow(followed, seen, interval)
     elif as_json:
-        print_json([_as_json(one) for one in seen])
+        print_json({"runs": [_as_json(one) for one in seen]})
     else:
         for place, one in enumerate(seen):
             say() if place else None
@@ -71,8 +72,11 @@ def _follow(followed: Sequence[Watched], seen: list[Seen], interval: float) -> l
     from rich.live import Live
 
     console = Console(highlight=False)
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    with contextlib.ExitStack() as stack:
+        live = Live(console=console, auto_refresh=False, transient=True)
         while not all(one.is_over for one in seen):
+            if not live.is_started:
+                stack.enter_context(live)
             live.update(_picture(seen, console.height), refresh=True)
             time.sleep(interval)
             seen = [one.look() for one in followed]
@@ -136,7 +140,7 @@ def pairs(one: Seen) -> list[tuple[str, str]]:
     return [*listed, *(("warning", text[:_LONGEST_WARNING]) for text in one.warnings)]
 
 
-_LONGEST_WARNING = 160
+_LONGEST_WARNING = 120
 
 
 def _status(one: Seen) -> str:
@@ -146,12 +150,15 @@ def _status(one: Seen) -> str:
     return f"{found.status}, step {wording.steps(found)}{done}{epoch}"
 
 
+_NO_FIGURES = ("_runtime", "_per_second", "num_tokens", "entropy", "memory_bytes")
+
+
 def _metrics(last: dict[str, Any]) -> list[tuple[str, float]]:
     """Return the metrics that matter: held-out ones first, then those of the objective, then rate and gradient."""
     named = [
         (str(name), float(value))
         for name, value in last.items()
         if isinstance(value, (int, float)) and name not in _SHOWN_ELSEWHERE
-        and not str(name).endswith(("_runtime", "_per_second"))
+        and not str(name).endswith(_NO_FIGURES) and not str(name).startswith(("eval_log", "log"))
     ]  # fmt: skip
     return sorted(named, key=lambda pair: (not pair[0].startswith("eval_"), not pair[0].startswith("reward")))

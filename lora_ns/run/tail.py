@@ -48,7 +48,7 @@ _LONGEST_LOG = 256 * 1024
 """Bytes at the end of a log that are searched for warnings."""
 
 
-_WARNING = re.compile(r"\b(?:warn(?:ing)?|error|exception)\b", re.IGNORECASE)
+_WARNING = re.compile(r"(?:warn(?:ing)?|error|exception)\b", re.IGNORECASE)
 
 
 def last_warnings(log: Path, most: int = 3) -> list[str]:

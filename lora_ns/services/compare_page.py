@@ -66,10 +66,11 @@ def document(diff: RunsDiff) -> str:
 
 
 def _runs(names: Sequence[str], runs: Sequence[Overview]) -> str:
-    rows = [[*wording.cells(run, name).values()] for run, name in zip(runs, names, strict=True)]
-    place = wording.TITLES.index("size")
-    heads = [title for title in wording.TITLES if title != "size"]
-    return page.table(heads, [[cell for at, cell in enumerate(row) if at != place] for row in rows], "the runs")
+    """Return the runs as columns, which a phone shows better than nine columns of facts."""
+    columns = [wording.cells(run, name) for run, name in zip(runs, names, strict=True)]
+    titles = [title for title in wording.TITLES if title not in {"run", "size"}]
+    rows = [[title, *(scrubbed(column[title]) for column in columns)] for title in titles]
+    return page.table(["run", *map(scrubbed, names)], rows)
 
 
 # Curves
@@ -100,7 +101,17 @@ def _plot(key: str, name: str, names: Sequence[str], curves: Sequence[Curves]) -
         label = run if len(names) > 1 else ""
         layers += _layers(series, label, tone, is_dashed=at >= len(_TONES), is_alone=len(names) == 1)
         told.append(f"{run}: {_moved(series)}")
-    return Plot(key, name, "; ".join(told), layers, y_label="")
+    return Plot(key, name, "; ".join(told), layers, is_log=_is_wide([one[name] for one in curves]))
+
+
+_WIDE = 50
+"""Ratio of the highest to the lowest value of a curve from which its axis is logarithmic, as when it diverges."""
+
+
+def _is_wide(series: Sequence[Series]) -> bool:
+    """True for positive values of several orders of magnitude. A learning rate starts at 0 and is never drawn so."""
+    values = [value for one in series for value in one.finite.values]
+    return min(values) > 0 and max(values) > _WIDE * min(values)
 
 
 def enumerate_tones() -> Iterator[tuple[Tone, int]]:

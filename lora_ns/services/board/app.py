@@ -193,10 +193,23 @@ def _verdict(one: Shelved, curves: Curves) -> tuple[str, str] | None:
 
 
 def _report(one: Shelved) -> str:
-    """Return the report of a run. Raises `UsageError` if there is none."""
-    from lora_ns.files.reading import read_text
+    """Return the report of a run: the page in it, or one of its present state if the run has gone on since.
 
-    return read_text(one.path / "report.html", if_missing="it is written when the run ends")
+    Raises:
+        UsageError: if the manifest cannot be read.
+    """
+    from lora_ns.files.reading import read_text
+    from lora_ns.report.facts import gather
+    from lora_ns.report.sections import page
+    from lora_ns.run.directory import RunDir
+    from lora_ns.run.overview import changed
+
+    run = RunDir(one.path)
+    written = changed(run.report)
+    later = max(changed(file) or 0.0 for file in (run.manifest_file, run.metrics))
+    if written is not None and written >= later and not run.report.is_symlink():  # a link may lead to any file
+        return read_text(run.report)
+    return page(gather(run))
 
 
 def _tag(text: str) -> str:
