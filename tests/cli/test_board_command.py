@@ -16,7 +16,7 @@ from run_folders import HOSTILE, is_inert, manifest, rows, write_evaluation, wri
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-pytest.importorskip("httpx")
+pytest.importorskip("httpx2")
 pytest.importorskip("matplotlib")
 
 TOKEN = "a-token"
@@ -82,7 +82,7 @@ def test_nothing_is_shown_without_the_token(folder):
         answer = one.get(path)
         assert answer.status_code == 403
         assert "one" not in answer.text.split()
-    assert one.get("/", cookies={"lorans_board_8420": "wrong"}).status_code == 403
+    assert one.get("/", headers={"cookie": "lorans_board_8420=wrong"}).status_code == 403
 
 
 def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_get(folder):
