@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 from adapter_folders import write_adapter
 from minimal_recipe import MINIMAL
-<<<<<<< HEAD
-from reported_runs import write_run
-=======
+from reported_runs import write_run as write_reported_run
 from run_folders import rows, write_run
->>>>>>> 40379ee (Describe the commands that look at runs)
 
 import lora_ns
 
@@ -55,19 +52,18 @@ def test_the_commands_about_adapter_folders_import_nothing_heavy(tmp_path, comma
     assert "numpy" in imported
 
 
-<<<<<<< HEAD
 def test_the_report_of_a_run_imports_nothing_heavy(tmp_path):
     pytest.importorskip("matplotlib")
-    run = write_run(tmp_path)
+    run = write_reported_run(tmp_path)
     assert not imported_by("report", str(run.path)) & {*HEAVY, "scipy", "safetensors"}
-=======
+
+
 @pytest.mark.parametrize("command", ["runs FOLDER", "watch FOLDER/one", "diff FOLDER/one FOLDER/two"])
 def test_the_commands_that_look_at_runs_import_nothing_heavy(tmp_path, command):
     for name in ("one", "two"):
         write_run(tmp_path / name, logged=rows(3))
     imported = imported_by(*command.replace("FOLDER", str(tmp_path)).split())
     assert not imported & {*HEAVY, "matplotlib", "numpy", "starlette", "uvicorn"}
->>>>>>> 40379ee (Describe the commands that look at runs)
 
 
 def imported_by(*command):
