@@ -153,9 +153,9 @@ def export(
             result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress, None, chosen)
     if as_json:
         print_json(result)
-        return
-    rows = [*rows_of(result), *rows_of_proof(result.proof), ("lineage", result.lineage)]
-    show_result("exported", rows, _next_commands(to, run, output))
+    else:
+        rows = [*rows_of(result), *rows_of_proof(result.proof), ("lineage", result.lineage)]
+        show_result("exported", rows, _next_commands(to, run, output))
 
 
 def _next_commands(to: Kind, run: Path, output: Path) -> list[str]:

@@ -8,21 +8,24 @@ from pathlib import Path
 from lora_ns.errors import UsageError
 from lora_ns.files.digests import PLAIN, digests_of, names_in
 from lora_ns.files.disk import write_atomic
-from lora_ns.files.reading import is_file
+from lora_ns.files.reading import is_file, read_json
 from lora_ns.model.gguf import ENDING
 from lora_ns.run.lineage import ADAPTER, BASE, CARD, FINGERPRINT, LINEAGE, Chain, lineage_file, read_chain
-from lora_ns.run.manifest import Manifest
 from lora_ns.run.paths import RunPaths
+from lora_ns.run.written_manifest import WrittenManifest, written_manifest
 
 ALONE = "GGUF file"
 """The name of a file that is an artefact alone, in its link: it may be renamed together with the files beside it."""
+
+REPORT = "export_report.json"
+"""File of an artefact with the comparison of its answers."""
 
 KINDS = ("plain", "merged", "quantized", "gguf", "ollama", "gguf-lora")
 """Kinds of artefacts, each of which is the name of its last link."""
 
 
 def write_lineage(
-    file: Path, kind: str, run: RunPaths, manifest: Manifest, others: Sequence[RunPaths] = (), alone: Path | None = None
+    file: Path, kind: str, run: RunPaths, others: Sequence[RunPaths] = (), alone: Path | None = None
 ) -> str:
     """Write the lineage of an artefact whose other files are complete, except its card; returns the tip.
 
@@ -30,11 +33,10 @@ def write_lineage(
         file: the file to write, in the folder of the artefact or beside its file.
         kind: the kind of the artefact.
         run: its run.
-        manifest: the manifest of that run.
         others: runs whose adapters are combined with that of the run.
         alone: the file, if it is the artefact.
     """
-    chain = run_chain(run, manifest)
+    chain = run_chain(run)
     combined = {f"combined run {number}": _tip(other) for number, other in enumerate(others, start=2)}
     files = digests_of(artefact_files(file.parent if alone is None else alone))
     whole = chain.having(kind, {**files, **combined}, [link.name for link in chain.links])
@@ -42,19 +44,18 @@ def write_lineage(
     return whole.tip
 
 
-def run_chain(run: RunPaths, manifest: Manifest) -> Chain:
+def run_chain(run: RunPaths) -> Chain:
     """The chain of a finished run; for one of an old version, the links that its manifest has digests for."""
     try:
         return read_chain(run.lineage).chain
     except UsageError:
-        return old_chain(manifest)
+        return old_chain(written_manifest(read_json(run.manifest_file)))
 
 
-def old_chain(manifest: Manifest) -> Chain:
+def old_chain(manifest: WrittenManifest) -> Chain:
     """The links that the manifest of a run without a chain has digests for: its base and its adapter."""
-    base, adapter = manifest.base, manifest.adapter
-    entries = {FINGERPRINT: base.fingerprint, f"{FINGERPRINT} of the tokenizer": base.tokenizer_fingerprint}
-    files = {name: PLAIN + sha256 for name, sha256 in adapter.items() if name not in {CARD, LINEAGE}}
+    entries = {FINGERPRINT: manifest.fingerprint, f"{FINGERPRINT} of the tokenizer": manifest.tokenizer_fingerprint}
+    files = {name: PLAIN + sha256 for name, sha256 in manifest.adapter.items() if name not in {CARD, LINEAGE}}
     return Chain().having(BASE, entries, ()).having(ADAPTER, files, (BASE,))
 
 

@@ -20,9 +20,6 @@ from lora_ns.safety.credentials import scrubbed
 RECORD = "lorans_run.json"
 """File in the folder of an artefact, or beside its GGUF file with the name of that before it."""
 
-REPORT = "export_report.json"
-"""File of an artefact with the comparison of its answers."""
-
 _TEXTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Files of a tokenizer that are kept with a GGUF file."""
 

@@ -27,9 +27,10 @@ from lora_ns.files.reading import exists, is_file, is_folder, is_within, read_by
 from lora_ns.files.removal import remove
 from lora_ns.files.shortage import check_writable, is_gone, unwritable
 from lora_ns.recipe.recipe import Recipe
-from lora_ns.run.manifest import MANIFEST_VERSION, Manifest, as_written_now, checksum_of
+from lora_ns.run.manifest import MANIFEST_VERSION, Manifest, as_written_now
 from lora_ns.run.paths import RunPaths
 from lora_ns.run.replaced import Replaced
+from lora_ns.run.written_manifest import checksum_of
 
 
 class RunDir(RunPaths):

@@ -259,14 +259,16 @@ def manifest_digest(table: Mapping[str, Any]) -> str:
     return f"{PLAIN}{_sha256(kept)}"
 
 
-def source_name(number: int, path: str) -> str:
+def source_name(number: int, path: Path) -> str:
     """The entry of a file that rows were read from: its number and its name, without the folder."""
-    return f"{number}. {Path(path).name}"
+    return f"{number}. {path.name}"
 
 
 def _of_sources(manifest: Manifest) -> dict[str, str]:
     """The digests of the files that rows were read from, and of the rows."""
-    files = {source_name(number, one.path): PLAIN + one.sha256 for number, one in enumerate(manifest.sources, start=1)}
+    files = {
+        source_name(number, Path(one.path)): PLAIN + one.sha256 for number, one in enumerate(manifest.sources, start=1)
+    }
     data = manifest.data
     return {
         **files,

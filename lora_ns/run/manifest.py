@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -251,11 +249,6 @@ def as_written_now(table: dict[str, Any]) -> dict[str, Any]:
     if table["version"] >= MANIFEST_VERSION:
         return table
     return {**table, "version": MANIFEST_VERSION, "recipe": fields_of(table["recipe"])}
-
-
-def checksum_of(table: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's values, independent of their order."""
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -14,9 +14,9 @@ from lora_ns.answers.opened import Opened, Trained, load, loading_of, open_run, 
 from lora_ns.errors import Problem, RunError, UsageError
 from lora_ns.exports.card import CARD, card
 from lora_ns.exports.factors import MERGED, Factors, factors_of, is_lora, whole_modules
-from lora_ns.exports.lineage import write_lineage
+from lora_ns.exports.lineage import REPORT, write_lineage
 from lora_ns.exports.plain import cut_all, write
-from lora_ns.exports.record import RECORD, REPORT, write_record
+from lora_ns.exports.record import RECORD, write_record
 from lora_ns.files.disk import telling_disk_errors, write_atomic
 from lora_ns.files.marks import MARK
 from lora_ns.files.staging import folder, free_folder, put
@@ -162,7 +162,7 @@ def write_report(
         write_atomic(file, f"{strict_json(table, indent=2)}\n")
         write_record(file.with_name(file.name.replace(REPORT, RECORD)), result.kind, manifest, *parts)
         lineage = file.with_name(file.name.replace(REPORT, LINEAGE))
-        tip = write_lineage(lineage, result.kind, RunDir(Path(result.proof.run)), manifest, others, alone)
+        tip = write_lineage(lineage, result.kind, RunDir(Path(result.proof.run)), others, alone)
     return replace(result, lineage=tip)
 
 

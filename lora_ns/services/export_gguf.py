@@ -17,8 +17,9 @@ from lora_ns.errors import MissingError, ModelError, Problem, UsageError, did_yo
 from lora_ns.exports.gguf_file import TYPES, Model, write_model
 from lora_ns.exports.gguf_settings import FAMILIES, family_of, notes_of, settings_of
 from lora_ns.exports.gguf_tokens import vocabulary_of
+from lora_ns.exports.lineage import REPORT
 from lora_ns.exports.llama_cpp import CONVERTER, QUANTISED, QUANTISER, convert, find_tool, quantise
-from lora_ns.exports.record import REPORT, record_file
+from lora_ns.exports.record import record_file
 from lora_ns.files.disk import check_space, follow_umask, sync, telling_disk_errors
 from lora_ns.files.reading import read_json
 from lora_ns.files.staging import folder, target_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened
-from lora_ns.exports.record import REPORT
+from lora_ns.exports.lineage import REPORT
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.merging.shards import LARGEST_SHARD
 from lora_ns.run.directory import RunDir

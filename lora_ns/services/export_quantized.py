@@ -14,7 +14,7 @@ from lora_ns.answers.changed_files import REFUSED, Force
 from lora_ns.answers.opened import Opened, loading_of, open_run
 from lora_ns.answers.probes import Reply, ask_probes
 from lora_ns.errors import MissingError, Problem, UsageError, did_you_mean
-from lora_ns.exports.record import REPORT
+from lora_ns.exports.lineage import REPORT
 from lora_ns.files.disk import check_space, telling_disk_errors
 from lora_ns.files.staging import folder, free_folder, put
 from lora_ns.machine.exhaustion import telling_memory_errors

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import LoransError, Problem, RunError, UsageError, first_line
-from lora_ns.exports.record import REPORT
+from lora_ns.exports.lineage import REPORT
 from lora_ns.files.reading import is_file, is_folder, read_json
 from lora_ns.run.observer import Observer, SilentObserver
 

@@ -15,7 +15,7 @@ from lora_ns.answers.plain_model import PlainModel, open_model
 from lora_ns.answers.probes import ROWS, Comparison, Probe, Reply, ask_probes, compare, probes_of, read_probes
 from lora_ns.data.prepared import saved_rows
 from lora_ns.errors import LoransError, Problem, UsageError
-from lora_ns.exports.record import REPORT
+from lora_ns.exports.lineage import REPORT
 from lora_ns.files.disk import sha256_file
 from lora_ns.files.reading import is_file, is_folder, read_json
 from lora_ns.model.adapter import WEIGHTS

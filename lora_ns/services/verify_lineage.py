@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lora_ns.errors import LoransError, Problem, UsageError
-from lora_ns.exports.lineage import KINDS, artefact_files, artefact_lineage, old_chain
-from lora_ns.exports.record import REPORT
+from lora_ns.exports.lineage import KINDS, REPORT, artefact_files, artefact_lineage, old_chain
 from lora_ns.files.digests import PLAIN, Difference, first_difference
 from lora_ns.files.marks import MARK, Mark, fault_of, read_mark
 from lora_ns.files.reading import is_file, is_folder, read_json
 from lora_ns.model.folder import ADAPTER as ADAPTER_CONFIG
 from lora_ns.model.gguf import ENDING
-from lora_ns.run.directory import RunDir
 from lora_ns.run.lineage import (
     ADAPTER,
     ANSWERS,
@@ -40,7 +38,8 @@ from lora_ns.run.lineage import (
     settings_of,
     source_name,
 )
-from lora_ns.run.manifest import BaseRecord, Manifest, checksum_of
+from lora_ns.run.paths import RunPaths
+from lora_ns.run.written_manifest import WrittenManifest, checksum_of, written_manifest
 
 State = Literal["intact", "broken", "not checked"]
 
@@ -140,7 +139,7 @@ class _Run:
     """A run whose links are compared."""
 
     path: Path
-    table: Mapping[str, Any]
+    manifest: WrittenManifest
     how: _How
     read: ReadChain | None = None
     """Its chain; None for a run of an old version."""
@@ -152,13 +151,9 @@ class _Run:
         return self.read.chain if self.read else old_chain(self.manifest)
 
     @property
-    def manifest(self) -> Manifest:
-        """Its manifest, verified by its checksum."""
-        return RunDir(self.path).read()
-
-    @property
     def run_id(self) -> str:
-        return str(self.table.get("run_id"))
+        """Its id."""
+        return self.manifest.run_id
 
 
 class _BrokenError(Exception):
@@ -180,26 +175,25 @@ def _of_run(path: Path, how: _How) -> LineageReport:
 
 def _opened(path: Path, how: _How) -> _Run:
     """Read manifest and chain of a run. Raises `_BrokenError` if one of them is damaged."""
-    table, file = _table_of(path), path / LINEAGE
-    manifest, again = RunDir(path).read(), "restore it from a copy"
+    manifest, file, again = _manifest_of(path), path / LINEAGE, "restore it from a copy"
     if not is_file(file) and manifest.lineage is None:
         old = "this run began without a lineage: its files are compared with what its manifest records"
-        return _Run(path, table, how, None, (old,))
+        return _Run(path, manifest, how, None, (old,))
     if not is_file(file):
         raise _BrokenError(_broken(LINEAGE, file, "is missing", str(manifest.lineage), "", again))
     read = _read(file)
     if manifest.status != "finished":
         note = f"the run is {manifest.status}: it has no adapter yet, and only what it has is verified"
-        return _Run(path, table, how, read, (note,))
+        return _Run(path, manifest, how, read, (note,))
     before = Chain(tuple(link for link in read.chain.links if link.name != MANIFEST))
     tip = before.tip if before.links else ""
     if read.chain.get(MANIFEST) is None or tip != manifest.lineage:
         what = "is not the lineage that the manifest names"
         raise _BrokenError(_broken(LINEAGE, file, what, str(manifest.lineage), tip, again))
-    return _Run(path, table, how, read)
+    return _Run(path, manifest, how, read)
 
 
-def _table_of(path: Path) -> Mapping[str, Any]:
+def _manifest_of(path: Path) -> WrittenManifest:
     """The manifest of a run as it is written. Raises `_BrokenError` if it is damaged; a new one has a checksum."""
     file, remedy = path / TABLE, "restore it from a copy; the run cannot be used without it"
     try:
@@ -208,12 +202,11 @@ def _table_of(path: Path) -> Mapping[str, Any]:
         found = checksum_of({key: value for key, value in table.items() if key != "checksum"})
         if written is not None and found != written:
             raise _BrokenError(_broken(MANIFEST, file, "its checksum differs", str(written), found, remedy))
-        RunDir(path).read()
+        return written_manifest(table)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise _BrokenError(_broken(MANIFEST, file, "has no checksum, or is no manifest", "", "", remedy)) from None
     except LoransError as error:
         raise _BrokenError(_broken(MANIFEST, file, error.problems[0].what, "", "", remedy)) from None
-    return dict(table)
 
 
 def _read(file: Path) -> ReadChain:
@@ -241,43 +234,43 @@ def _links_of_run(run: _Run) -> Iterator[CheckedLink]:
 
 
 def _check_base(run: _Run, link: Link) -> CheckedLink:
-    record, contents = run.manifest.base, link.contents
-    place = run.how.base_path or Path(record.moved_to or record.path)
+    record, contents = run.manifest, link.contents
+    place = run.how.base_path or record.base_path
     if contents[FINGERPRINT] != record.fingerprint:
         what = "the manifest names another base"
         return _broken(BASE, run.path / TABLE, what, contents[FINGERPRINT], record.fingerprint, "restore the manifest")
     folder = place.parent if is_file(place) else place
     if not is_folder(folder):
-        return CheckedLink(BASE, "not checked", f"{record.name} is not at {folder}; name its folder with `--base`")
+        return CheckedLink(BASE, "not checked", f"{record.base_name} is not at {folder}; name its folder with `--base`")
     return _compare_base(folder, record, contents, run.how.deep)
 
 
-def _compare_base(folder: Path, record: BaseRecord, contents: Mapping[str, str], deep: bool) -> CheckedLink:
+def _compare_base(folder: Path, record: WrittenManifest, contents: Mapping[str, str], deep: bool) -> CheckedLink:
     files = {name: folder / name for name in contents if not name.startswith(FINGERPRINT)}
     weights = [name for name in files if name.endswith((".safetensors", ENDING))]
     size = sum(file.stat().st_size for name in weights if is_file(file := files[name]))
     reads_weights = bool(weights) and (deep or size <= READ_BASE)
     if not reads_weights:
         files = {name: file for name, file in files.items() if name not in weights}
-    remedy = f"restore it: adapter and merged model belong to the base {record.name} as it was"
+    remedy = f"restore it: adapter and merged model belong to the base {record.base_name} as it was"
     expected = {name: contents[name] for name in files}
     if found := first_difference(files, expected):
         return _differs(BASE, folder, found, remedy)
     if reads_weights:
-        return CheckedLink(BASE, "intact", f"{len(files)} files of {record.name}")
+        return CheckedLink(BASE, "intact", f"{len(files)} files of {record.base_name}")
     other = _other_fingerprint(folder, record)
     if other is not None:
         what = "its fingerprint is another"
         return _broken(BASE, folder, what, record.fingerprint, other, remedy)
     more = "`--deep` reads all weights" if weights else "no digests of its weights were written"
-    return CheckedLink(BASE, "intact", f"fingerprint of {record.name}: the ends of each tensor; {more}")
+    return CheckedLink(BASE, "intact", f"fingerprint of {record.base_name}: the ends of each tensor; {more}")
 
 
-def _other_fingerprint(folder: Path, record: BaseRecord) -> str | None:
+def _other_fingerprint(folder: Path, record: WrittenManifest) -> str | None:
     """The fingerprint of a folder, if it is not that of a base, or why it has none."""
     from lora_ns.model.files import Base
 
-    base = Base(record.name, folder, record.commit, record.gguf_file)
+    base = Base(record.base_name, folder, record.commit, record.gguf_file)
     try:
         return None if base.is_fingerprint(record.fingerprint) else base.fingerprint
     except LoransError as error:
@@ -286,12 +279,13 @@ def _other_fingerprint(folder: Path, record: BaseRecord) -> str | None:
 
 def _check_sources(run: _Run, link: Link) -> CheckedLink:
     """Compare the files that rows were read from, as far as they are still there."""
-    records = {source_name(number, one.path): one for number, one in enumerate(run.manifest.sources, start=1)}
-    here = {name: Path(one.path) for name, one in records.items() if is_file(Path(one.path))}
+    named = enumerate((path for path, _ in run.manifest.sources), start=1)
+    records = {source_name(number, path): path for number, path in named}
+    here = {name: path for name, path in records.items() if is_file(path)}
     if found := first_difference(here, {name: link.contents[name] for name in here if name in link.contents}):
         remedy = "restore the file; the rows that the run was trained on are in its `data` folder"
         return replace(_differs(SOURCES, Path(), found, remedy), file=str(here[found.name]))
-    if missing := [one.path for name, one in records.items() if name not in here]:
+    if missing := [path for name, path in records.items() if name not in here]:
         return CheckedLink(SOURCES, "not checked", f"{missing[0]} is not there; the run has its rows")
     if not records:
         return CheckedLink(SOURCES, "not checked", "the rows were not read from files of this machine")
@@ -299,7 +293,7 @@ def _check_sources(run: _Run, link: Link) -> CheckedLink:
 
 
 def _check_settings(run: _Run, link: Link) -> CheckedLink:
-    facts = {RUN_ID: run.run_id, **settings_of(run.table)}
+    facts = {RUN_ID: run.run_id, **settings_of(run.manifest.table)}
     for name, value in facts.items():
         if link.contents.get(name) != value:
             what = f"`{name}` of the manifest is another"
@@ -340,14 +334,14 @@ def _check_answers(run: _Run, link: Link) -> CheckedLink:
 
 
 def _check_manifest(run: _Run, link: Link) -> CheckedLink:
-    if (found := manifest_digest(run.table)) != link.contents[TABLE]:
+    if (found := manifest_digest(run.manifest.table)) != link.contents[TABLE]:
         what = "has changed since the run ended"
         return _broken(MANIFEST, run.path / TABLE, what, link.contents[TABLE], found, "restore it from a copy")
     return CheckedLink(MANIFEST, "intact", "recipe, plan, versions and measurements")
 
 
 def _check_checkpoint(run: _Run, link: Link) -> CheckedLink:
-    folder = next((one for one in saved_checkpoints(RunDir(run.path)) if one.name == link.name), None)
+    folder = next((one for one in saved_checkpoints(RunPaths(run.path)) if one.name == link.name), None)
     if folder is None:
         return CheckedLink(link.name, "not checked", "it was removed, or has no mark any more")
     if found := first_difference({MARK: folder / MARK}, link.contents):
@@ -357,7 +351,7 @@ def _check_checkpoint(run: _Run, link: Link) -> CheckedLink:
 
 def _unlisted(run: _Run, chain: Chain) -> Iterator[CheckedLink]:
     """Compare the checkpoints that no link lists: those of a run without an end, and of old versions."""
-    for folder in saved_checkpoints(RunDir(run.path)):
+    for folder in saved_checkpoints(RunPaths(run.path)):
         if chain.get(folder.name) is None:
             yield _marked(run, folder)
 

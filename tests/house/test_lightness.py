@@ -13,6 +13,8 @@ from reported_runs import write_run as write_reported_run
 from run_folders import rows, write_run
 
 import lora_ns
+from lora_ns.files.digests import digests_of
+from lora_ns.run.lineage import Chain
 
 HEAVY = {
     *("accelerate", "bitsandbytes", "datasets", "deepspeed", "huggingface_hub", "peft"),
@@ -64,6 +66,13 @@ def test_the_commands_that_look_at_runs_import_nothing_heavy(tmp_path, command):
         write_run(tmp_path / name, logged=rows(3))
     imported = imported_by(*command.replace("FOLDER", str(tmp_path)).split())
     assert not imported & {*HEAVY, "matplotlib", "numpy", "starlette", "uvicorn"}
+
+
+def test_verify_hashes_files_and_imports_neither_torch_nor_the_model_of_a_recipe(tmp_path):
+    lineage = Chain().having("base", {}, ()).having("adapter", digests_of({}), ()).having("manifest", {}, ())
+    (tmp_path / "lineage.json").write_text(lineage.text())
+    imported = imported_by("verify", str(tmp_path))
+    assert not imported & {*HEAVY, "numpy", "pydantic_core"}
 
 
 def imported_by(*command):

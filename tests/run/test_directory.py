@@ -29,10 +29,10 @@ from lora_ns.run.manifest import (
     DataRecord,
     Manifest,
     SourceRecord,
-    checksum_of,
     differences,
 )
 from lora_ns.run.outputs import check_output
+from lora_ns.run.written_manifest import checksum_of
 from lora_ns.services.submit import status
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, None, {})

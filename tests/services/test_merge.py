@@ -22,7 +22,8 @@ import lora_ns.services.merge
 from lora_ns.answers.changed_files import Force
 from lora_ns.errors import LoransError, RunError, UsageError
 from lora_ns.exports.card import CARD
-from lora_ns.exports.record import RECORD, REPORT
+from lora_ns.exports.lineage import REPORT
+from lora_ns.exports.record import RECORD
 from lora_ns.merging.refusal import WholeModelError
 from lora_ns.merging.shards import ShardWriter, bytes_of
 from lora_ns.model.adapter import WEIGHTS
@@ -301,7 +302,8 @@ def test_the_distance_from_training_in_8_bits_is_shown(lora_run, tmp_path, monke
 def test_the_command_writes_what_export_writes(lora_run, tmp_path):
     own = json.loads(lorans("merge", lora_run.path, "-o", tmp_path / "own", "--json").stdout)
     other = json.loads(lorans("export", lora_run.path, "--to", "merged", "-o", tmp_path / "other", "--json").stdout)
-    assert own == {**other["made"], "output": str(tmp_path / "own"), "verified": True, "proof": own["proof"]}
+    about = {"verified": True, "proof": own["proof"], "lineage": own["lineage"]}
+    assert own == {**other["made"], "output": str(tmp_path / "own"), **about}
     assert own["proof"] == {**other["proof"], "folder": str(tmp_path / "own")}
     ours, theirs = files(tmp_path / "own"), files(tmp_path / "other")
     assert {REPORT, CARD} <= ours.keys()
