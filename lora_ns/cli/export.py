@@ -128,8 +128,10 @@ def export(
     from lora_ns.services.export_ollama import export_ollama
     from lora_ns.services.export_quantized import export_quantized
 
-    given: dict[str, object] = {"--rank": rank, "--energy": energy, "--dtype": dtype}
-    given |= {"--max-shard-size": max_shard_size, "--type": type_, "--llama-cpp": llama_cpp, "--into": into}
+    given: dict[str, object] = {
+        **{"--rank": rank, "--energy": energy, "--dtype": dtype, "--max-shard-size": max_shard_size},
+        **{"--type": type_, "--llama-cpp": llama_cpp, "--into": into},
+    }
     _check_options(to, given)
     source = RunDir.open_to_use(run, note)
     trust_run(trust_remote_code, source, base)
