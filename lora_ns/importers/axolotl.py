@@ -350,6 +350,15 @@ _PLACES = (("wandb", "wandb_entity"), ("mlflow", "mlflow_tracking_uri"))
 """Keys that say where a tracker keeps its runs; `[tracking]` has them under the same names."""
 
 
+def _places(draft: Draft, used: list[str]) -> None:
+    """Translate where trackers keep their runs."""
+    for tracker, key in _PLACES:
+        if draft.has(key) and tracker in used:
+            draft.put(f"tracking.{key}", draft.text(key), key)
+        elif draft.has(key):
+            draft.unused(key, f"{tracker} is off")
+
+
 def _trackers(draft: Draft) -> None:
     """Translate the trackers. A tracker is on if its switch is, or without a switch if its project is set."""
     used = []
@@ -361,11 +370,7 @@ def _trackers(draft: Draft) -> None:
         for key in (switch, project, run):
             if key and draft.has(key) and not is_on:
                 draft.unused(key, f"{tracker} is off")
-    for tracker, key in _PLACES:
-        if draft.has(key) and tracker in [name for name, _, _, _ in used]:
-            draft.put(f"tracking.{key}", draft.text(key), key)
-        elif draft.has(key):
-            draft.unused(key, f"{tracker} is off")
+    _places(draft, [tracker for tracker, _, _, _ in used])
     if not used:
         return
     keys = [key for _, given, _, _ in used for key in given]

@@ -108,7 +108,7 @@ def test_every_argument_of_supervised_fine_tuning_is_a_field_of_the_installed_ve
         (["training.seed=3"], {"seed": 3, "data_seed": 3}),
         (
             ['tracking.report_to=["wandb"]', "tracking.project=p", "tracking.run_name=r"],
-            {"report_to": ["wandb"], "project": "p", "run_name": "r"},
+            {"project": "p", "run_name": "r"},
         ),
         (["training.extra.torch_compile=true"], {"torch_compile": True}),
     ],
