@@ -168,7 +168,7 @@ def wandb_records(path):
 
 
 def log_records(data):
-    """The records of a log of LevelDB, which W&B's files are after seven bytes: blocks of 32 KiB with parts of records."""
+    """The records of a log as LevelDB writes it, after seven bytes: blocks of 32 KiB with parts of records."""
     place, parts = 7, []
     while place + 7 <= len(data):
         if 32_768 - place % 32_768 < 7:  # no room for a header: the rest of the block is padding
