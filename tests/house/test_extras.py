@@ -2,7 +2,10 @@
 
 import re
 
+import pytest
 from extras import PROJECT, extras
+
+pytest.importorskip("tomllib")  # not in Python 3.10
 
 FOR_DEVELOPERS = {"all", "dev", "docs", "test"}
 
