@@ -149,6 +149,7 @@ def _settings(colours: Mapping[str, str], salt: str) -> dict[str, Any]:
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
+        "axes.formatter.useoffset": False,
         "text.parse_math": False,
         "font.size": 11,
         "font.family": ["DejaVu Sans"],
