@@ -117,8 +117,9 @@ def _chosen(values: Sequence[float]) -> list[float]:
 
 def _figures(facts: Facts) -> Iterator[Plot]:
     """The figures of the evaluation rows that the objective shows, with intervals where they are shares."""
-    rows = facts.manifest.data.eval.rows if facts.manifest.data.eval else 0
-    shown: Mapping[str, str] = {**facts.manifest.recipe.objective.shows, "exact_match": "exact match"}
+    objective, evaluated = facts.manifest.recipe.objective, facts.manifest.data.eval
+    rows = evaluated.rows if evaluated and objective.answers != "tags" else 0  # shares of tags are shares of words
+    shown: Mapping[str, str] = {**objective.shows, "exact_match": "exact match"}
     for name, label in shown.items():
         series = facts.curves[f"eval_{name}"].finite
         known = any(name in names for _, _, names, _ in _TOGETHER)

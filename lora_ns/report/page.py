@@ -6,6 +6,7 @@ Everything that comes from a run is foreign: it goes through `escape` on its way
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from lora_ns.safety.printable import readable
@@ -80,7 +81,7 @@ pre{{background:var(--raised);border:1px solid var(--line);border-radius:8px;pad
 figure{{margin:0;border:1px solid var(--line);border-radius:10px;padding:12px}}
 figure svg{{display:block;width:100%;height:auto}} figcaption{{font-size:.86rem;color:var(--muted);margin-top:6px}}
 .scroll{{overflow-x:auto;margin:.6em 0}} .scroll th,.scroll td{{overflow-wrap:break-word;max-width:46ch}}
-.scroll thead th{{white-space:nowrap}}
+.scroll thead th{{white-space:nowrap}} .scroll .long{{min-width:28ch}}
 table{{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;min-width:min(100%,420px)}}
 caption{{text-align:left;color:var(--muted);font-size:.86rem;padding-bottom:4px}}
 th,td{{text-align:left;vertical-align:top;padding:5px 14px 5px 0;border-bottom:1px solid var(--line)}}
@@ -168,18 +169,15 @@ def table(
     """
     right = set(numbers)
 
-    def kind(place: int) -> str:
-        return ' class="n"' if place in right else ""
+    def kind(place: int, cell: object = "") -> str:
+        return ' class="n"' if place in right else ' class="long"' if len(str(cell)) > _LONG else ""
 
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<th scope="row"{kind(0)}>{escape(cell)}</th>' if not place else f"<td{kind(place)}>{escape(cell)}</td>"
-            for place, cell in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    def element(place: int, cell: object) -> str:
+        if not place:
+            return f'<th scope="row"{kind(0)}>{escape(cell)}</th>'
+        return f"<td{kind(place, cell)}>{escape(cell)}</td>"
+
+    body = "".join(f"<tr>{''.join(itertools.starmap(element, enumerate(row)))}</tr>" for row in rows)
     if not body:
         return ""
     top = "".join(f'<th scope="col"{kind(place)}>{escape(name)}</th>' for place, name in enumerate(heads))
@@ -188,6 +186,10 @@ def table(
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>{_caption(caption)}'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+_LONG = 50
+"""Characters from which a cell keeps some width on a narrow screen."""
 
 
 def _caption(text: str) -> str:
