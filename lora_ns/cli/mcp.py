@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import MissingError, Problem
@@ -92,14 +91,12 @@ def status(run: str) -> dict[str, Any]:
 
 
 def runs(folder: str = ".") -> dict[str, Any]:
-    """List the runs below a folder, each with its status and its last metrics.
+    """List the runs below a folder, each with its status, progress, best metric, data and method.
 
     Args:
         folder: where to look, such as `outputs`.
     """
-    from lora_ns.cli.complete import run_folders
-
-    return {"runs": [status(path) for path in run_folders(f"{Path(folder)}/")]}
+    return _run("runs", folder)
 
 
 def _sets(overrides: list[str] | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from pathlib import Path
 
@@ -61,13 +62,19 @@ def is_locked(path: Path) -> bool | None:
 def _is_on_own_disk(path: Path) -> bool:
     """True if no other machine can hold a lock on this path: its file system is one of a disk of this machine."""
     try:
-        device = path.stat().st_dev
+        return _is_own_disk(path.stat().st_dev)
+    except OSError:
+        return False
+
+
+@functools.cache
+def _is_own_disk(device: int) -> bool:
+    try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # no Linux
         return False
-    return f"{os.major(device)}:{os.minor(device)}" in {
-        line.split()[2] for line in mounts if line.partition(" - ")[2].split(" ")[0] in _OWN_DISKS
-    }
+    name = f"{os.major(device)}:{os.minor(device)}"
+    return any(line.split()[2] == name and line.partition(" - ")[2].split(" ")[0] in _OWN_DISKS for line in mounts)
 
 
 _OWN_DISKS = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
