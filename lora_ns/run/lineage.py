@@ -266,14 +266,10 @@ def source_name(number: int, path: Path) -> str:
 
 def _of_sources(manifest: Manifest) -> dict[str, str]:
     """The digests of the files that rows were read from, and of the rows."""
-    files = {
-        source_name(number, Path(one.path)): PLAIN + one.sha256 for number, one in enumerate(manifest.sources, start=1)
-    }
-    data = manifest.data
-    return {
-        **files,
-        **{f"{name} rows": one.sha256 for name, one in (("train", data.train), ("eval", data.eval)) if one},
-    }
+    named = enumerate(manifest.sources, start=1)
+    files = {source_name(number, Path(one.path)): PLAIN + one.sha256 for number, one in named}
+    rows = {"train rows": manifest.data.train, "eval rows": manifest.data.eval}
+    return {**files, **{name: one.sha256 for name, one in rows.items() if one}}
 
 
 def _of_base(base: Base) -> dict[str, str]:

@@ -30,7 +30,7 @@ class WrittenManifest:
 
 
 def written_manifest(table: Mapping[str, Any]) -> WrittenManifest:
-    """Take the fields from the values of a manifest. Raises `KeyError`, `TypeError` or `AttributeError` if one is wrong."""
+    """Take the fields from the values of a manifest. Raises `KeyError`, `TypeError` or `AttributeError`."""
     base = table["base"]
     commit, gguf_file = base.get("commit"), base.get("gguf_file")
     return WrittenManifest(

@@ -136,7 +136,7 @@ def test_rows_that_are_not_permuted_are_found(lora_run, tmp_path, monkeypatch):
 def test_a_folder_is_given_a_name_by_the_run(lora_run, tmp_path):
     export_gguf(lora_run, tmp_path / "folder", "bf16")
     assert {file.name for file in (tmp_path / "folder").iterdir()} == {
-        *("task-BF16.gguf", "export_report.json", "lorans_run.json")
+        *("task-BF16.gguf", "export_report.json", "lineage.json", "lorans_run.json")
     }
 
 
@@ -224,7 +224,7 @@ def test_llama_cpps_quantiser_is_run_on_the_exact_file(lora_run, tmp_path):
     with pytest.raises(RunError, match="llama-quantize: failed: unknown type Q5_K_M"):
         export_gguf(lora_run, tmp_path / "out/other.gguf", "q5_k_m", tmp_path / "tools")
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        *("model.gguf", "model.gguf.export_report.json", "model.gguf.lorans_run.json")
+        *("model.gguf", *(f"model.gguf.{name}.json" for name in ("export_report", "lineage", "lorans_run")))
     }
 
 

@@ -42,7 +42,8 @@ def folder(lora_run, tmp_path_factory):
 
 def test_a_folder_has_all_that_ollama_needs_and_is_the_trained_model(lora_run, folder):
     names = {file.name for file in folder.iterdir()}
-    assert names == {"Modelfile", "task-F16.gguf", "export_report.json", "lorans_run.json", "README.md"}
+    records = {"export_report.json", "lineage.json", "lorans_run.json", "README.md"}
+    assert names == {"Modelfile", "task-F16.gguf", *records}
     found = read_modelfile((folder / "Modelfile").read_text())
     assert (found.source, found.system, found.others) == ("./task-F16.gguf", None, ())
     assert {name: list(values) for name, values in found.parameters.items()} == {
