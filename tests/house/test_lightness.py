@@ -54,7 +54,6 @@ def test_the_commands_about_adapter_folders_import_nothing_heavy(tmp_path, comma
     assert "numpy" in imported
 
 
-<<<<<<< HEAD
 def test_the_report_of_a_run_imports_nothing_heavy(tmp_path):
     pytest.importorskip("matplotlib")
     run = write_reported_run(tmp_path)
@@ -69,10 +68,7 @@ def test_the_commands_that_look_at_runs_import_nothing_heavy(tmp_path, command):
     assert not imported & {*HEAVY, "matplotlib", "numpy", "starlette", "uvicorn"}
 
 
-def test_verify_hashes_files_and_imports_neither_torch_nor_the_model_of_a_recipe(tmp_path):
-=======
 def test_verify_hashes_files_and_imports_nothing_heavy(tmp_path):
->>>>>>> 802bf0b (Describe lineage and reproducing, what they prove and what not)
     lineage = Chain().having("base", {}, ()).having("adapter", digests_of({}), ()).having("manifest", {}, ())
     (tmp_path / "lineage.json").write_text(lineage.text())
     imported = imported_by("verify", str(tmp_path))
