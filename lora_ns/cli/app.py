@@ -19,6 +19,7 @@ from lora_ns.cli.commands import Entry, Family, Group, is_rich
 from lora_ns.cli.diff_runs import diff
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
+from lora_ns.cli.explain import explain
 from lora_ns.cli.export import export, verify
 from lora_ns.cli.import_ import import_
 from lora_ns.cli.infer import infer
@@ -91,6 +92,7 @@ COMMANDS = (
         "Use",
         ["lorans bisect outputs/run --metric exact_match", "lorans bisect outputs/run --metric gsm8k.number/old"],
     ),
+    Entry("explain", explain, "Use", ["lorans explain outputs/run", "lorans explain outputs/run --steps 50"]),
     Entry(
         "export",
         export,

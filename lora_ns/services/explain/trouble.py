@@ -1,0 +1,132 @@
+"""What went wrong in a run, and where it began, from its metrics alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+from typing import Any, Literal
+
+from lora_ns.objectives.baselines import LOWER_IS_BETTER
+from lora_ns.run.manifest import Manifest
+
+FLAT = 0.02
+"""Relative fall of the loss below which it counts as flat."""
+
+RISEN = 0.5
+"""Share of the fall of the loss that has to be lost again before it counts as diverged."""
+
+_WINDOWS = 20
+"""Parts of a run whose median losses are compared."""
+
+_DEVIATIONS = 3.0
+"""Standard deviations by which the loss has to rise."""
+
+Kind = Literal["broken", "diverged", "flat"]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What went wrong."""
+
+    kind: Kind
+    """`broken`: the loss or its gradient is not finite; `diverged`: the loss rose; `flat`: nothing was learned."""
+    step: int
+    """The last step that was still in order."""
+    what: str
+    """A sentence about it, with figures."""
+
+
+def find_trouble(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
+    """Find what went wrong in a run; None if its loss fell and stayed low.
+
+    Args:
+        manifest: the manifest of the run.
+        rows: rows of its `metrics.jsonl`.
+    """
+    return _broken(rows) or _diverged(rows) or _unbeaten(manifest) or _flat(rows)
+
+
+def _broken(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
+    for row in rows:
+        name = next((key for key in ("loss", "eval_loss", "grad_norm") if not _is_finite(row.get(key, 0.0))), None)
+        if name is not None:
+            step = int(row["step"])
+            return Trouble("broken", max(0, step - 1), f"at step {step:,}, `{name}` is {row[name]}")
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _losses(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    found = [(int(row["step"]), row.get(name)) for row in rows]
+    return [(step, float(value)) for step, value in found if isinstance(value, (int, float)) and math.isfinite(value)]
+
+
+def _diverged(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
+    """A loss that rises by more than its noise, above its start or by half of what it had fallen."""
+    losses = _losses(rows, "loss")
+    if len(losses) < _LEAST:
+        return None
+    width = max(2, len(losses) // _WINDOWS)
+    parts = [losses[start : start + width] for start in range(0, len(losses) - width + 1, width)]
+    levels = [median(loss for _, loss in part) for part in parts]
+    noise = _noise([loss for _, loss in losses]) / math.sqrt(width)
+    low = min(range(len(levels)), key=levels.__getitem__)
+    rise, fall = levels[-1] - levels[low], losses[0][1] - levels[low]
+    if rise <= max(_DEVIATIONS * noise, FLAT * abs(levels[low])) or rise <= RISEN * fall:
+        return None
+    step = parts[low][-1][0] if low else 0
+    what = f"the loss was {levels[low]:.3g} until step {step:,} and ended at {levels[-1]:.3g}"
+    return Trouble("diverged", step, what)
+
+
+_LEAST = 6
+"""Logged losses from which a course can be read."""
+
+
+def _noise(losses: Sequence[float]) -> float:
+    """Standard deviation of the loss around its course, from the differences of neighbours."""
+    changes = [after - before for before, after in itertools.pairwise(losses)]
+    spread = median(abs(change) for change in changes) / _MEDIAN_OF_NORMAL / math.sqrt(2)
+    return spread or (stdev(changes) / math.sqrt(2) if len(changes) > 1 else 0.0)
+
+
+_MEDIAN_OF_NORMAL = 0.6745
+"""Median of the absolute value of a standard normal variable."""
+
+
+def _unbeaten(manifest: Manifest) -> Trouble | None:
+    """A classifier that is no better than a constant answer, in every metric that can tell."""
+    metrics = manifest.metrics
+    gains = {
+        name: (metrics[f"eval_{name}"] - reached) * (-1 if name in LOWER_IS_BETTER else 1)
+        for key, reached in metrics.items()
+        if key.startswith("baseline/eval_") and f"eval_{(name := key.removeprefix('baseline/eval_'))}" in metrics
+    }
+    if not gains or any(gain > 0 for gain in gains.values()):
+        return None
+    name = next(iter(gains))
+    figures = f"{name} {metrics[f'eval_{name}']:.3g}, that of a constant answer {metrics[f'baseline/eval_{name}']:.3g}"
+    return Trouble("flat", 0, f"the model is no better than a constant answer: {figures}")
+
+
+def _flat(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
+    evaluations = [loss for _, loss in _losses(rows, "eval_loss")]
+    if len(evaluations) > 1:
+        first, best = evaluations[0], min(evaluations[1:])
+        if best <= first - FLAT * abs(first):
+            return None
+        return Trouble("flat", 0, f"the evaluation loss began at {first:.4g} and was never below {best:.4g}")
+    losses = [loss for _, loss in _losses(rows, "loss")]
+    part = len(losses) // 4
+    if not part:
+        return None
+    first, last = fmean(losses[:part]), fmean(losses[-part:])
+    if last <= first - FLAT * abs(first):
+        return None
+    return Trouble("flat", 0, f"the loss is {first:.4g} in the first quarter of the run and {last:.4g} in the last")
