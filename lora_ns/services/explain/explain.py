@@ -99,10 +99,10 @@ def explain(run: RunDir, observer: Observer, steps: int | None = None, base_path
     """
     started, manifest = time.monotonic(), run.read()
     rows = read_metrics(run.metrics).rows
-    if not any("loss" in row for row in rows):
+    trouble = find_trouble(manifest, rows)
+    if trouble is None and not any("loss" in row for row in rows):
         what = "has no trained step to explain"
         raise UsageError(Problem(str(run.path), what, f"`lorans train {run.path} --resume` trains it"))
-    trouble = find_trouble(manifest, rows)
     if trouble is None:
         return Explanation(str(run.path), None)
     notes = list(_notes(manifest))

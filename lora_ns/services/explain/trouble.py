@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
@@ -21,8 +22,11 @@ RISEN = 0.5
 _WINDOWS = 20
 """Parts of a run whose median losses are compared."""
 
-_DEVIATIONS = 3.0
-"""Standard deviations by which the loss has to rise."""
+_DEVIATIONS = 6.0
+"""Standard errors of a part by which the loss has to rise: the lowest of twenty parts is low by chance, too."""
+
+_FALLEN = 3.0
+"""Standard errors by which the loss has to fall."""
 
 Kind = Literal["broken", "diverged", "flat"]
 
@@ -46,7 +50,7 @@ def find_trouble(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> Troub
         manifest: the manifest of the run.
         rows: rows of its `metrics.jsonl`.
     """
-    return _broken(rows) or _diverged(rows) or _unbeaten(manifest) or _flat(rows)
+    return _broken(rows) or _ended(manifest, rows) or _diverged(rows) or _unbeaten(manifest) or _flat(rows)
 
 
 def _broken(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
@@ -56,6 +60,17 @@ def _broken(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
             step = int(row["step"])
             return Trouble("broken", max(0, step - 1), f"at step {step:,}, `{name}` is {row[name]}")
     return None
+
+
+def _ended(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
+    """A run that ended because a loss or a gradient was not finite, before it was logged."""
+    if manifest.status != "failed" or not _NOT_FINITE.search(manifest.error or ""):
+        return None
+    step = max((int(row["step"]) for row in rows), default=0)
+    return Trouble("broken", step, str(manifest.error).splitlines()[0])
+
+
+_NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
 def _is_finite(value: Any) -> bool:
@@ -101,18 +116,27 @@ _MEDIAN_OF_NORMAL = 0.6745
 
 
 def _unbeaten(manifest: Manifest) -> Trouble | None:
-    """A classifier that is no better than a constant answer, in every metric that can tell."""
+    """A classifier that is no better than a constant answer, by more than chance, in every metric that can tell."""
     metrics = manifest.metrics
     gains = {
         name: (metrics[f"eval_{name}"] - reached) * (-1 if name in LOWER_IS_BETTER else 1)
         for key, reached in metrics.items()
         if key.startswith("baseline/eval_") and f"eval_{(name := key.removeprefix('baseline/eval_'))}" in metrics
     }
-    if not gains or any(gain > 0 for gain in gains.values()):
+    if "accuracy" in gains:  # the others are functions of the same answers, and chance is known for this one
+        gains = {"accuracy": gains["accuracy"]}
+    if not gains or any(gain > _by_chance(manifest, name) for name, gain in gains.items()):
         return None
     name = next(iter(gains))
     figures = f"{name} {metrics[f'eval_{name}']:.3g}, that of a constant answer {metrics[f'baseline/eval_{name}']:.3g}"
-    return Trouble("flat", 0, f"the model is no better than a constant answer: {figures}")
+    return Trouble("flat", 0, f"the model is not better than a constant answer by more than chance: {figures}")
+
+
+def _by_chance(manifest: Manifest, name: str) -> float:
+    """What a constant answer may gain by chance: two standard errors of its accuracy; 0 for other metrics."""
+    rows = manifest.data.eval.rows if manifest.data.eval else 0
+    share = manifest.metrics[f"baseline/eval_{name}"]
+    return 2 * math.sqrt(share * (1 - share) / rows) if name == "accuracy" and rows else 0.0
 
 
 def _flat(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
@@ -127,6 +151,7 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
     if not part:
         return None
     first, last = fmean(losses[:part]), fmean(losses[-part:])
-    if last <= first - FLAT * abs(first):
+    by_chance = _FALLEN * _noise(losses) * math.sqrt(2 / part)
+    if last <= first - max(FLAT * abs(first), by_chance):
         return None
     return Trouble("flat", 0, f"the loss is {first:.4g} in the first quarter of the run and {last:.4g} in the last")
