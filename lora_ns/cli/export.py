@@ -129,8 +129,13 @@ def export(
     from lora_ns.services.export_quantized import export_quantized
 
     given: dict[str, object] = {
-        **{"--rank": rank, "--energy": energy, "--dtype": dtype, "--max-shard-size": max_shard_size},
-        **{"--type": type_, "--llama-cpp": llama_cpp, "--into": into},
+        "--rank": rank,
+        "--energy": energy,
+        "--dtype": dtype,
+        "--max-shard-size": max_shard_size,
+        "--type": type_,
+        "--llama-cpp": llama_cpp,
+        "--into": into,
     }
     _check_options(to, given)
     source = RunDir.open_to_use(run, note)

@@ -62,9 +62,7 @@ def test_a_run_that_ended_before_the_figure_was_logged_is_broken():
     assert (found.kind, found.step) == ("broken", 3)
 
 
-@pytest.mark.parametrize(
-    ("rows", "kind"), [([1.0, 0.999, 1.3], "flat"), ([1.0, 0.7, 1.3], None), ([1.0, 0.5], None)]
-)
+@pytest.mark.parametrize(("rows", "kind"), [([1.0, 0.999, 1.3], "flat"), ([1.0, 0.7, 1.3], None), ([1.0, 0.5], None)])
 def test_the_best_evaluation_counts(rows, kind):
     evaluated = [{"step": 10 * at, "eval_loss": loss} for at, loss in enumerate(rows)]
     found = find_trouble(MANIFEST, evaluated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -139,8 +140,6 @@ def explained(folder: Path, planted: Planted) -> Explanation:
         planted.base(folder / "base")
     with pytest.MonkeyPatch.context() as patch, Noise() as noise:
         patch.chdir(folder)
-        try:
+        with contextlib.suppress(RunError):
             train(load_recipe(folder / "recipe.toml", planted.overrides), SilentObserver(), noise)
-        except RunError:
-            pass
         return explain(RunDir.open(folder / "run"), SilentObserver())

@@ -139,12 +139,13 @@ def _shortened(window: Window) -> Window:
     """The window in one process, with one evaluation at its end, and nothing that a replay does not need."""
     recipe = window.manifest.recipe
     evaluation = {"exact_match": False, "before_training": False, "suites": (), "while_training": False}
-    extra = {key: value for key, value in recipe.training.extra.items() if not key.startswith(_OF_LONG_RUNS)}
+    training = recipe.training.without_an_early_end()
+    extra = {key: value for key, value in training.extra.items() if not key.startswith(_OF_LONG_RUNS)}
     changed = window.with_recipe(
         evaluation=recipe.evaluation.model_copy(update=evaluation),
         distributed=OneProcess(),
         tracking=Tracking(),
-        training=recipe.training.model_copy(update={"extra": extra, "dataloader_num_workers": 0}),
+        training=training.model_copy(update={"extra": extra, "dataloader_num_workers": 0}),
     )
     never = 10 * (window.manifest.plan.max_steps.value or 1)
     changed = changed.with_plan(logging_steps=1, eval_steps=window.end, save_steps=never)
@@ -154,7 +155,7 @@ def _shortened(window: Window) -> Window:
     return replace(changed, prepared=replace(changed.prepared, data=(changed.prepared.data[0], held_out)))
 
 
-_OF_LONG_RUNS = ("eval_", "save_", "load_best", "metric_for", "greater_is", "logging_", "report")
+_OF_LONG_RUNS = ("eval_", "save_", "logging_", "report")
 """Beginnings of keys of `training.extra` about evaluations, checkpoints and logs."""
 
 
