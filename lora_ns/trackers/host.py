@@ -7,6 +7,7 @@ has one JSON line for each event.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -106,8 +107,9 @@ class Follower:
             except Exception as error:
                 self._busy_since = None
                 problem = scrubbed(first_line(error))[:300]
-                traceback.print_exc()
                 self._events.tell("problem", tracker=self._name, text=problem)
+                with contextlib.suppress(OSError):  # the log may be on the disk that is full
+                    traceback.print_exc()
                 if is_last:
                     break
                 self._ended.wait(RETRY_SECONDS)
