@@ -158,11 +158,16 @@ def export(
         else:
             chosen = into == "original"
             result = export_merged(opened, place, dtype, max_shard_size, base, forced, progress, None, chosen)
+    _show(result, _next_commands(to, run, output), as_json)
+
+
+def _show(result: ExportResult, commands: list[str], as_json: bool) -> None:
+    """Show what was exported, its proof and its lineage."""
     if as_json:
         print_json(result)
     else:
         rows = [*rows_of(result), *rows_of_proof(result.proof), ("lineage", result.lineage)]
-        show_result("exported", rows, _next_commands(to, run, output))
+        show_result("exported", rows, commands)
 
 
 def _next_commands(to: Kind, run: Path, output: Path) -> list[str]:
