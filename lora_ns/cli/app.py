@@ -37,6 +37,7 @@ from lora_ns.cli.reproduce import reproduce
 from lora_ns.cli.runs import runs
 from lora_ns.cli.schema import schema
 from lora_ns.cli.submit import status, submit
+from lora_ns.cli.sweep import sweep
 from lora_ns.cli.terminal import make_errors_readable, say
 from lora_ns.cli.track import track
 from lora_ns.cli.train import train
@@ -70,6 +71,15 @@ COMMANDS = (
     Entry("plan", plan, "Check", ["lorans plan recipe.toml", "lorans plan recipe.toml --set peft.lora_r=64"]),
     Entry("train", train, "Train", ["lorans train recipe.toml", "lorans train outputs/run --resume"]),
     Entry("reproduce", reproduce, "Train", ["lorans reproduce outputs/run", "lorans reproduce outputs/run --check"]),
+    Entry(
+        "sweep",
+        sweep,
+        "Train",
+        [
+            'lorans sweep recipe.toml --set "training.learning_rate=log(1e-5,1e-3)" --trials 12',
+            "lorans sweep recipe.toml --set peft.lora_r=8,16,32 --metric accuracy",
+        ],
+    ),
     Entry(
         "infer",
         infer,

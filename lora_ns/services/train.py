@@ -160,7 +160,7 @@ def _new_run(
     machine = detect()
     observer.stage("finding the base")
     base = find_recipe_base(loaded.recipe.model, loaded.folder)
-    settled, teacher = _settled(loaded, machine, base)
+    settled, teacher = settled_with_teacher(loaded, machine, base)
     recipe = settled.recipe
     processes = count_processes(recipe.distributed, machine)
     if not alone and not isinstance(recipe.distributed, Processes):
@@ -179,8 +179,8 @@ def _new_run(
         run.path,
         200_000_000 + 16 * (plan.adapter_parameters.value or 0) * (recipe.training.save_total_limit + 2),
     )
-    manifest = _manifest(settled, plan, base, renderer, rows, machine, earlier, teacher)
-    _check_training(settled, run, base, manifest, earlier)
+    manifest = new_manifest(settled, plan, base, renderer, rows, machine, earlier, teacher)
+    check_training(settled, run, base, manifest, earlier)
     with run.held(), run.replacing() if overwrite else contextlib.nullcontext():
         run.check_free(overwrite)  # another process may have created it meanwhile
         manifest = run.create(loaded.text, manifest.model_copy(update={"is_forced": is_forced}))
@@ -192,7 +192,7 @@ def _new_run(
         yield _NewRun(run, manifest, prepared, machine, surroundings, is_launched(recipe.distributed, processes))
 
 
-def _settled(loaded: LoadedRecipe, machine: Machine, base: Base) -> tuple[Settled, Teacher | None]:
+def settled_with_teacher(loaded: LoadedRecipe, machine: Machine, base: Base) -> tuple[Settled, Teacher | None]:
     """The recipe for this machine and base, and its teacher, if it has one. Raises `LoransError`."""
     teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=True)
     settled = settle(loaded, machine, base, teacher.size if teacher else None)
@@ -200,7 +200,7 @@ def _settled(loaded: LoadedRecipe, machine: Machine, base: Base) -> tuple[Settle
     return settled, teacher
 
 
-def _manifest(
+def new_manifest(
     settled: Settled,
     plan: Plan,
     base: Base,
@@ -245,7 +245,7 @@ def _source_records(recipe: Recipe, folder: Path, data: DataRecord) -> tuple[Fil
     return tuple(known.get(file) or file_record(Path(file)) for file in files)
 
 
-def _check_training(settled: Settled, run: RunDir, base: Base, manifest: Manifest, earlier: EarlierRuns) -> None:
+def check_training(settled: Settled, run: RunDir, base: Base, manifest: Manifest, earlier: EarlierRuns) -> None:
     """Check what libraries, adapter and rewards need, before the run is created. Raises `LoransError`."""
     recipe, plan = manifest.recipe, manifest.plan
     check_labels(earlier, manifest.labels, manifest.problem_type)

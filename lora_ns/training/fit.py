@@ -66,7 +66,7 @@ from lora_ns.training.trouble import BadSteps, skipping_bad_steps
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import Trainer, TrainerCallback
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ def initialise_alone(run: RunDir) -> None:
     )
     prepared = reopen_prepared(run, manifest, reopen_base(manifest))
     model = _adapted_base(run, manifest, prepared.base, SilentObserver())
-    _make_trainer(run, manifest, model, prepared, SilentObserver(), None, StopSignal())
+    ready_trainer(run, manifest, model, prepared, SilentObserver(), None, StopSignal())
 
 
 def recording(run: RunDir, work: Callable[[Manifest], T]) -> T:
@@ -211,7 +211,7 @@ def _fit(
         run, manifest, limit, rank.is_first, lambda folder: _write_adapter(run, manifest, prepared, model, folder)
     )
     suites = OwnSuites.of(Trained(run, manifest, prepared.base, prepared.tokenizer, model), observer)
-    trainer = _make_trainer(run, manifest, model, prepared, observer, checkpoint, stop, suites, completion)
+    trainer = ready_trainer(run, manifest, model, prepared, observer, checkpoint, stop, suites, completion)
     trained = manifest.base.model_copy(update={"trainable_parameters": trainable_parameters(model)})
     manifest = run.amend(manifest, base=trained, distributed=check_world(trainer, rank, recipe.distributed))
     if suites and recipe.evaluation.before_training and not checkpoint:
@@ -323,14 +323,23 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
     set_seed(recipe.training.seed)
     with dividing_at_once(manifest.plan.deepspeed, recipe.quantization.bits is not None):
         loading = replace(loading_of(manifest), divided=recipe.distributed.shards)
-        bare = load_whole_base(run, manifest, base, loading)
-        if manifest.init_adapter:
-            model = record_base(load_trainable(bare, run.start), base)
-        elif (start := recipe.peft.start) and starts.is_kept(run.start):
-            model = starts.put_back(bare, start, run.start)
-        else:
-            method = recipe.peft.with_rows(manifest.added_tokens)
-            model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
+        return adapt(load_whole_base(run, manifest, base, loading), run, manifest, base, observer)
+
+
+def adapt(bare: PreTrainedModel, run: RunDir, manifest: Manifest, base: Base, observer: Observer) -> PeftModel:
+    """A loaded base with the adapter that a run begins with. The state of the random generators determines a new one.
+
+    Raises:
+        PlanError: if the adapter does not fit the base.
+    """
+    recipe = manifest.recipe
+    if manifest.init_adapter:
+        model = record_base(load_trainable(bare, run.start), base)
+    elif (start := recipe.peft.start) and starts.is_kept(run.start):
+        model = starts.put_back(bare, start, run.start)
+    else:
+        method = recipe.peft.with_rows(manifest.added_tokens)
+        model = add_adapter(bare, method, recipe.task_type, base, manifest.plan.max_steps.value or 0)
     observer.adapted(model)
     check_head(model, base, recipe.task_type)
     for note in expert_notes(model):
@@ -338,7 +347,7 @@ def _adapted_base(run: RunDir, manifest: Manifest, base: Base, observer: Observe
     return model
 
 
-def _make_trainer(
+def ready_trainer(
     run: RunDir,
     manifest: Manifest,
     model: PeftModel,

@@ -1,0 +1,1 @@
+"""`sweep` and `find-lr`: trials with other settings, on one base in memory, compared on the same rows."""
