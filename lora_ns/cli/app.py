@@ -21,6 +21,7 @@ from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
 from lora_ns.cli.explain import explain
 from lora_ns.cli.export import export, verify
+from lora_ns.cli.find_lr import find_lr
 from lora_ns.cli.import_ import import_
 from lora_ns.cli.infer import infer
 from lora_ns.cli.init import init
@@ -71,6 +72,7 @@ COMMANDS = (
     Entry("plan", plan, "Check", ["lorans plan recipe.toml", "lorans plan recipe.toml --set peft.lora_r=64"]),
     Entry("train", train, "Train", ["lorans train recipe.toml", "lorans train outputs/run --resume"]),
     Entry("reproduce", reproduce, "Train", ["lorans reproduce outputs/run", "lorans reproduce outputs/run --check"]),
+    Entry("find-lr", find_lr, "Train", ["lorans find-lr recipe.toml", "lorans find-lr recipe.toml --write"]),
     Entry(
         "sweep",
         sweep,

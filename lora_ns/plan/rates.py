@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 
+from lora_ns.methods.capabilities import LORA_RATE
 from lora_ns.model.files import BaseFacts
 from lora_ns.objectives import Objective
 from lora_ns.recipe.recipe import Recipe
@@ -35,6 +36,19 @@ def usual_rate_of(recipe: Recipe, facts: BaseFacts | None) -> float:
     """Return the usual peak learning rate for the method, the objective and the base."""
     typical = recipe.peft.capabilities.typical_learning_rate
     return recipe.objective.usual_rate(typical, facts.hidden_size if facts else None)
+
+
+def prior_rate(recipe: Recipe, facts: BaseFacts | None) -> float:
+    """Return the rate at which a search begins: for text with LoRA on a base of known width, the best published fit.
+
+    Thinking Machines Lab fitted `5e-5 * 10 * (2000 / hidden_size) ** 0.781` to sweeps over Llama bases ("LoRA Without
+    Regret" and the Tinker cookbook, 2025). Other methods and tasks have the usual rate.
+    """
+    usual = usual_rate_of(recipe, facts)
+    has_fit = recipe.objective.usual_rate(LORA_RATE, None) == LORA_RATE and recipe.objective.writes_text
+    if not (has_fit and facts and facts.hidden_size and recipe.peft.capabilities.typical_learning_rate == LORA_RATE):
+        return usual
+    return float(f"{5e-4 * math.pow(2000 / facts.hidden_size, 0.781):.2g}")
 
 
 FAR = 4

@@ -68,6 +68,8 @@ class Asked:
     judge: Judge = go_on
     by_rows: bool = False
     """True to measure nothing but the loss of each evaluation row after the last step, which takes one pass."""
+    most_rows: int = 1000
+    """Maximum number of evaluation rows whose own losses are measured, spread evenly over all of them."""
 
 
 @dataclass
@@ -107,12 +109,12 @@ class Bench:
                 remove(left)
         return replace(found, seconds=round(time.monotonic() - started, 1))
 
-    def plan(self, loaded: LoadedRecipe, folder: Path) -> Manifest:
-        """The manifest that a trial of a recipe would have, before anything trains. Raises `LoransError`."""
+    def plan(self, loaded: LoadedRecipe, folder: Path) -> Ready:
+        """Prepare a trial of a recipe without training it. Raises `LoransError`."""
         with locating(loaded):
-            return self._ready(trial_recipe(loaded, Asked()), RunDir(folder)).manifest
+            return self._ready(trial_recipe(loaded, Asked()), RunDir(folder))
 
-    def _ready(self, loaded: LoadedRecipe, run: RunDir) -> _Ready:
+    def _ready(self, loaded: LoadedRecipe, run: RunDir) -> Ready:
         """Prepare rows, plan and manifest. Raises `LoransError`."""
         check_named_files(loaded)
         check_packages(loaded.recipe)
@@ -127,9 +129,9 @@ class Bench:
         plan = make_plan(settled, self.machine, base, rows.facts)
         manifest = new_manifest(settled, plan, base, renderer, rows, self.machine, earlier, teacher)
         check_training(settled, run, base, manifest, earlier)
-        return _Ready(manifest, PreparedRun(base, renderer.tokenizer, rows.data), earlier)
+        return Ready(manifest, PreparedRun(base, renderer.tokenizer, rows.data), earlier)
 
-    def _measure(self, trial: _Ready, run: RunDir, asked: Asked) -> Measured:
+    def _measure(self, trial: Ready, run: RunDir, asked: Asked) -> Measured:
         from transformers import set_seed
 
         manifest, recipe = trial.manifest, trial.manifest.recipe
@@ -144,7 +146,7 @@ class Bench:
             set_seed(recipe.training.seed)
             with telling_memory_errors(*no_room_to_train(run, manifest)):
                 trainer.train()
-            rows = () if watch.reason or recipe.objective.compares_rows else row_losses(trainer)
+            rows = () if watch.reason or recipe.objective.compares_rows else row_losses(trainer, asked.most_rows)
             return watch.measured(rows)
         except LoransError as error:
             if not watch.has_diverged:
@@ -183,7 +185,9 @@ class _TrialDir(RunDir):
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
+    """A trial before its first step."""
+
     manifest: Manifest
     prepared: PreparedRun
     earlier: EarlierRuns
@@ -316,13 +320,14 @@ class _Watch(Observer):
         )
 
 
-def row_losses(trainer: Any) -> RowLosses:
-    """Return the loss of each evaluation row, a mean over the tokens or labels that count, and their number."""
-    args, found = trainer.args, []
+def row_losses(trainer: Any, most: int) -> RowLosses:
+    """Return the loss of evaluation rows, each a mean over its tokens or labels that count, and their number."""
+    args, rows, found = trainer.args, trainer.eval_dataset, []
     size, args.per_device_eval_batch_size = args.per_device_eval_batch_size, 1
+    some = rows.select(range(0, len(rows), math.ceil(len(rows) / most)))
     try:
         model = trainer.model.eval()
-        for batch in trainer.get_eval_dataloader():
+        for batch in trainer.get_eval_dataloader(some):
             count = int(trainer.count_of(trainer._prepare_inputs(batch)))
             loss = trainer.prediction_step(model, batch, prediction_loss_only=True)[0]
             found.append((float(loss), count))

@@ -10,7 +10,7 @@ from typing import Any
 from lora_ns.errors import LoransError, RunError
 from lora_ns.files.disk import write_atomic
 from lora_ns.files.strict_json import strict_json
-from lora_ns.recipe.load import LoadedRecipe, load_recipe
+from lora_ns.recipe.load import ALTERNATIVES, LoadedRecipe, load_recipe
 from lora_ns.recipe.overrides import override_key, parse_override
 from lora_ns.recipe.rewrite import rewritten
 from lora_ns.services.sweep.measured import RowLosses
@@ -110,18 +110,16 @@ def best_recipe(loaded: LoadedRecipe, overrides: Sequence[str]) -> str | None:
     wanted = load_recipe(loaded.path, overrides, loaded.text)
     values = {override_key(one): parse_override(one)[1] for one in overrides}
     values |= {key: str(path) for key, path in _moved_paths(loaded, values).items()}
-    replaced = [note.partition("`")[2].partition(" ")[0].strip("`") for note in wanted.notes]
-    without = [f"{table}.{key}" for table in ("dataset", "training") for key in replaced if key]
-    text = rewritten(loaded.text, values, [key for key in without if key in loaded.lines])
+    replaced = [key for group in ALTERNATIVES if not values.keys().isdisjoint(group) for key in group]
+    text = rewritten(loaded.text, values, [key for key in replaced if key not in values])
     if text is None:
         return None
     try:
         again = load_recipe(loaded.path, (), text).recipe
     except LoransError:
         return None
-    moved = {override_key(one) for one in overrides}
-    same = again.model_dump(exclude={"dataset", "model"}) == wanted.recipe.model_dump(exclude={"dataset", "model"})
-    return text if same or not moved else None
+    apart = {"dataset", "model"}  # their paths may be written in another way
+    return text if again.model_dump(exclude=apart) == wanted.recipe.model_dump(exclude=apart) else None
 
 
 def _moved_paths(loaded: LoadedRecipe, values: Mapping[str, Any]) -> dict[str, Path]:

@@ -119,7 +119,7 @@ def _base_manifest(bench: Bench, loaded: LoadedRecipe, space: Space, folder: Swe
     first = [key.override(key.values.ends()[0]) for key in space.keys]
     for overrides in (space.fixed, (*space.fixed, *first)):
         try:
-            return bench.plan(load_recipe(loaded.path, overrides, loaded.text), folder.path)
+            return bench.plan(load_recipe(loaded.path, overrides, loaded.text), folder.path).manifest
         except MissingError:
             raise
         except (UsageError, RunError) as error:
@@ -261,7 +261,7 @@ def _result(study: Study, loaded: LoadedRecipe, observer: Observer) -> SweepResu
         trials=tuple(trials),
         best=best,
         best_recipe=str(folder.best) if text else None,
-        importances=study.importances(),
+        importances=study.importances([one for one in read if one.number in done]),
         tokens=sum(one.tokens for one in trials),
         seconds=round(sum(one.seconds for one in trials), 1),
         notes=tuple(notes),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,10 @@ RUNGS = 3
 """Number of rungs, after an eighth, a quarter and half of the recipe's rows."""
 
 _NAME, _MEASURED, _SECONDS = "sweep", "measured", 60.0
+
+
+_FEWEST = 4
+"""Number of trials from which on the importance of keys is told."""
 
 
 def check_optuna() -> None:
@@ -259,15 +264,25 @@ class Study:
             return ""
         return f"an evaluation loss of {loss:.4g} at rung {rung + 1} of {RUNGS} is not among the better half"
 
-    def importances(self) -> dict[str, float]:
-        """The share of each key in the spread of the results (PED-ANOVA); empty if too few trials are finished."""
+    def importances(self, trials: Sequence[Trial]) -> dict[str, float]:
+        """The share of each key in the spread of the losses at the first rung, which all trials reach (PED-ANOVA).
+
+        Empty for one key, or too few trials.
+        """
         import optuna
 
-        with contextlib.suppress(ValueError, RuntimeError, ZeroDivisionError):
-            if len(self.space.keys) > 1:
-                found = optuna.importance.get_param_importances(self._study)
-                return {key.name: float(found[key.name]) for key in self.space.keys if key.name in found}
-        return {}
+        reached = {one.number: one.measured.curve[0][1] for one in trials if one.measured.curve}
+        known = [one for one in self._study.get_trials(deepcopy=False) if math.isfinite(reached.get(one.number, math.nan))]
+        if len(self.space.keys) < 2 or len(known) < _FEWEST:
+            return {}
+        alike = optuna.create_study()
+        for one in known:
+            value = reached[one.number]
+            alike.add_trial(
+                optuna.trial.create_trial(params=one.params, distributions=one.distributions, value=value)
+            )
+        found = optuna.importance.get_param_importances(alike)
+        return {key.name: float(found[key.name]) for key in self.space.keys}
 
 
 def _has_result(trial: Any) -> bool:
