@@ -59,13 +59,18 @@ Parallel = Annotated[
 ]
 
 Worker = Annotated[
-    bool, typer.Option("--worker", help="Take part in a sweep that other processes train too, such as jobs of a cluster.")
+    bool,
+    typer.Option("--worker", help="Take part in a sweep that other processes train too, such as jobs of a cluster."),
 ]
 
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="DIR", help="Folder of the sweep; default: outputs/sweeps/TASK_NAME.", show_default=False
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Folder of the sweep; default: outputs/sweeps/TASK_NAME.",
+        show_default=False,
     ),
 ]
 
@@ -141,7 +146,9 @@ def _table(result: SweepResult, keys: list[str]) -> Any:
         cells = [Text(str(one.number)), *(Text(readable(_value(one.values.get(key)))) for key in keys)]
         is_best = result.best is not None and one.number == result.best.number
         style = "green" if is_best else "" if one.value is not None else "dim"
-        table.add_row(*cells, Text(number(one.value)), Text(readable("the best" if is_best else _against(one))), style=style)
+        table.add_row(
+            *cells, Text(number(one.value)), Text(readable("the best" if is_best else _against(one))), style=style
+        )
     return table
 
 

@@ -355,8 +355,12 @@ def check_sweepable(loaded: LoadedRecipe, option: str) -> None:
         what = f"{option} trains each trial in one process, and this recipe shards its base over several"
         raise UsageError(Problem(loaded.where("distributed"), what, "choose a base that fits one GPU, or quantise it"))
     if recipe.objective.generates:
-        what = f"{option} compares losses on held-out rows, and `[{recipe.objective.toml}]` trains on its own completions"
-        raise UsageError(Problem(loaded.where(recipe.objective.toml), what, "train each variant, and compare with eval"))
+        what = (
+            f"{option} compares losses on held-out rows, and `[{recipe.objective.toml}]` trains on its own completions"
+        )
+        raise UsageError(
+            Problem(loaded.where(recipe.objective.toml), what, "train each variant, and compare with eval")
+        )
 
 
 def trial_recipe(loaded: LoadedRecipe, asked: Asked) -> LoadedRecipe:

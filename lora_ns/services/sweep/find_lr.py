@@ -129,7 +129,9 @@ def with_rate(loaded: LoadedRecipe, rate: float) -> str:
     if text is None:
         what = "is written in a form that cannot be replaced"
         where = loaded.where("training.learning_rate")
-        raise RecipeError(Problem(where, what, "write `learning_rate = 1e-4` in a line of its own", key="training.learning_rate"))
+        raise RecipeError(
+            Problem(where, what, "write `learning_rate = 1e-4` in a line of its own", key="training.learning_rate")
+        )
     return text
 
 
@@ -182,7 +184,9 @@ class _Search:
                 self._try(best * _WIDE, self.short)
             else:
                 return
-        self.notes.append("the best candidate is at the end of the range: start nearer to it with `training.learning_rate`")
+        self.notes.append(
+            "the best candidate is at the end of the range: start nearer to it with `training.learning_rate`"
+        )
 
     def _try(self, rate: float, steps: int) -> None:
         rate = _rounded(rate)
@@ -224,7 +228,9 @@ class _Search:
 
     def _near(self, steps: int) -> list[Candidate]:
         """The best candidate of a horizon with up to two neighbours on each side, in the order of their rates."""
-        known = sorted((one for one in self.tried if one.steps == steps and one.loss is not None), key=lambda one: one.rate)
+        known = sorted(
+            (one for one in self.tried if one.steps == steps and one.loss is not None), key=lambda one: one.rate
+        )
         place = known.index(self._best(steps))
         return known[max(0, place - 2) : place + 3]
 

@@ -148,5 +148,3 @@ def check_any(trials: Sequence[Ranked], folder: SweepDir) -> None:
         return
     reasons = list(dict.fromkeys(one.reason for one in trials))[:3]
     raise RunError(f"no trial of {folder.path} could be trained to the end: {'; '.join(reasons)}")
-
-

@@ -96,9 +96,13 @@ class SweepDir:
         """
         if not is_file(self.design_file):
             if self.path.is_dir() and any(file != self._lock for file in self.path.iterdir()):
-                raise UsageError(Problem(str(self.path), "is not empty and not a sweep", "choose another folder with -o"))
+                raise UsageError(
+                    Problem(str(self.path), "is not empty and not a sweep", "choose another folder with -o")
+                )
             write_atomic(self.recipe, design.recipe)
-            write_atomic(self.design_file, json.dumps({"path": str(path.absolute()), **asdict(design)}, indent=2) + "\n")
+            write_atomic(
+                self.design_file, json.dumps({"path": str(path.absolute()), **asdict(design)}, indent=2) + "\n"
+            )
             return design
         known = self.design()
         names = {"recipe": "recipe", "overrides": "--set", "sampler": "--sampler", "metric": "--metric"}
@@ -272,15 +276,15 @@ class Study:
         import optuna
 
         reached = {one.number: one.measured.curve[0][1] for one in trials if one.measured.curve}
-        known = [one for one in self._study.get_trials(deepcopy=False) if math.isfinite(reached.get(one.number, math.nan))]
+        known = [
+            one for one in self._study.get_trials(deepcopy=False) if math.isfinite(reached.get(one.number, math.nan))
+        ]
         if len(self.space.keys) < 2 or len(known) < _FEWEST:
             return {}
         alike = optuna.create_study()
         for one in known:
             value = reached[one.number]
-            alike.add_trial(
-                optuna.trial.create_trial(params=one.params, distributions=one.distributions, value=value)
-            )
+            alike.add_trial(optuna.trial.create_trial(params=one.params, distributions=one.distributions, value=value))
         found = optuna.importance.get_param_importances(alike)
         return {key.name: float(found[key.name]) for key in self.space.keys}
 
@@ -337,7 +341,9 @@ def direction(metric: str) -> tuple[str, bool]:
 
 def write_trial(folder: Path, number: int, values: Mapping[str, Any], measured: Measured) -> None:
     """Write the result of a trial into its folder."""
-    write_atomic(folder / "trial.json", json.dumps({"number": number, "values": dict(values), **asdict(measured)}) + "\n")
+    write_atomic(
+        folder / "trial.json", json.dumps({"number": number, "values": dict(values), **asdict(measured)}) + "\n"
+    )
 
 
 def read_trials(folder: SweepDir) -> tuple[list[Trial], list[str]]:
