@@ -11,6 +11,8 @@ from lora_ns.cli.show import Progress, duration, note, print_json, print_pairs
 from lora_ns.cli.terminal import draw, say
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lora_ns.services.sweep.find_lr import FoundRate
 
 Write = Annotated[bool, typer.Option("--write", help="Write the rate into the recipe; the rest of the file stays.")]
@@ -56,8 +58,8 @@ def _show(found: FoundRate) -> None:
             ("prior", f"{found.prior:g}, from the method, the task and the width of the base"),
             (
                 "cost",
-                f"{found.tokens:,} tokens, {found.share:.0%} of one training of {found.run_steps:,} steps, "
-                f"in {duration(found.seconds)}",
+                f"{found.tokens:,} tokens in {duration(found.seconds)}: {found.share:.0%} of one training of "
+                f"{found.run_steps:,} steps, {found.share / 12:.1%} of a grid of twelve",
             ),
         ]
     )
@@ -67,7 +69,7 @@ def _show(found: FoundRate) -> None:
         say(f"written into {found.written}")
 
 
-def _table(found: FoundRate) -> object:
+def _table(found: FoundRate) -> Table:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

@@ -10,7 +10,7 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, RecipePath, TrustRemoteCode
 from lora_ns.cli.show import Progress, duration, note, number, print_json
-from lora_ns.cli.terminal import draw, is_terminal, say, say_wrapped
+from lora_ns.cli.terminal import draw, say, say_wrapped
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def _show(result: SweepResult) -> None:
         trials = ", ".join(str(one.number) for one in unclear)
         say_wrapped(f"The held-out rows cannot tell trial {result.best.number} from: {trials}.")
     say(f"{result.tokens:,} tokens in {duration(result.seconds)}, all trials added up")
-    if result.plot:
-        say(f"plot: {result.plot}")
+    for plot in result.plots:
+        say(f"plot: {plot}")
     if result.best_recipe:
         say("The best recipe, with its comments; to train it:")
         say(f"lorans train {result.best_recipe}")
@@ -141,7 +141,7 @@ def _table(result: SweepResult, keys: list[str]) -> Any:
     for key in keys:
         table.add_column(Text(readable(key)), overflow="fold")
     table.add_column(result.metric, justify="right")
-    table.add_column("loss against the best, 95 %" if is_terminal() else "loss against the best, 95 %")
+    table.add_column("loss against the best, 95 %")
     for one in result.trials:
         cells = [Text(str(one.number)), *(Text(readable(_value(one.values.get(key)))) for key in keys)]
         is_best = result.best is not None and one.number == result.best.number

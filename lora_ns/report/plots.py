@@ -95,6 +95,8 @@ class Plot:
     is_log: bool = False
     """True for a logarithmic y axis."""
     y_range: tuple[float, float] | None = None
+    is_log_x: bool = False
+    """True for a logarithmic x axis."""
 
 
 _SENTINELS: Mapping[str, str] = {role: f"#0{place:x}0c0d" for place, role in enumerate(LIGHT, start=1)}
@@ -180,6 +182,8 @@ def _draw(axes: Any, plot: Plot, colours: Mapping[str, str]) -> None:
     axes.set_ylabel(printable(plot.y_label))
     if plot.is_log:
         axes.set_yscale("log")
+    if plot.is_log_x:
+        axes.set_xscale("log")
     axes.grid(visible=True, linewidth=0.6)
     axes.set_axisbelow(True)
     for layer in plot.layers:

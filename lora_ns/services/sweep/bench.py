@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
 Judge = Callable[[int, Mapping[str, float]], str]
-"""Decides after an evaluation, by the number of its rung and its metrics, whether a trial stops: with a reason, or ""."""
+"""Returns the reason for which a trial stops after an evaluation, or "", by the rung's number and the metrics.
+
+The number is -1 before the first step.
+"""
 
 NEVER = 1_000_000_000
 """Steps between evaluations and checkpoints of which a trial has none."""
@@ -253,9 +256,9 @@ class _Watch(Observer):
         """Keep the trainer."""
         self.trainer = trainer
 
-    def begin(self, step: int, steps: int) -> None:
+    def begin(self, _step: int, steps: int) -> None:
         """Place the rungs."""
-        self._rungs = sorted({rung for rung in self._asked.rungs(steps, self._batch) if 0 < rung < steps}) + [steps]
+        self._rungs = [*sorted({rung for rung in self._asked.rungs(steps, self._batch) if 0 < rung < steps}), steps]
 
     def step(self, step: int, tokens: int) -> None:
         """Count a step."""
@@ -292,11 +295,11 @@ class _Watch(Observer):
         class RungCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             """See `_Watch`."""
 
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
                 control.should_evaluate = not watch._asked.by_rows and state.global_step in watch._rungs
                 control.should_save = False
 
-            def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+            def on_evaluate(self, _args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
                 watch.evaluated(state.global_step, metrics)
                 control.should_training_stop = control.should_training_stop or bool(watch.reason)
 

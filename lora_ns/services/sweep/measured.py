@@ -10,7 +10,7 @@ State = Literal["finished", "pruned", "diverged", "refused", "failed"]
 rules of recipes, the plan or the libraries, or ended by another error."""
 
 RowLosses = tuple[tuple[float, int], ...]
-"""The loss of each evaluation row, a mean over its tokens, and the number of these tokens (1 if a row has one label)."""
+"""The loss of each evaluation row, a mean over its tokens or labels, and the number of these."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class SweepResult:
     """Tokens that all trials trained on."""
     seconds: float
     """Time of all trials, added up."""
-    plot: str | None = None
+    plots: tuple[str, ...] = ()
+    """The metric over the values of each key, as SVG."""
     notes: tuple[str, ...] = ()
 
 

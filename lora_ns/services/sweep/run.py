@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lora_ns.run.observer import Observer
 from lora_ns.safety.interpreter import interpreter
 from lora_ns.services.sweep.bench import Asked, Bench, check_sweepable
 from lora_ns.services.sweep.measured import Measured
+from lora_ns.services.sweep.plots import write_plots
 from lora_ns.services.sweep.result import SweepResult, best_recipe, check_any, ranked, write_result
 from lora_ns.services.sweep.space import Space, check_space, read_space
 from lora_ns.services.sweep.study import (
@@ -95,7 +96,7 @@ def sweep(request: SweepRequest, observer: Observer, noise: Noise) -> SweepResul
             with telling_disk_errors(folder.path):
                 noise.attach(folder.log if not request.is_worker else folder.path / f"worker-{os.getpid()}.log")
             _train(study, bench, loaded, observer)
-        return _result(study, loaded, observer)
+        return _result(study, loaded)
 
 
 def _chosen(space: Space, request: SweepRequest) -> tuple[Space, Sampler, int]:
@@ -241,7 +242,7 @@ def _show_new(study: Study, folder: SweepDir, shown: set[int], observer: Observe
     return shown | new
 
 
-def _result(study: Study, loaded: LoadedRecipe, observer: Observer) -> SweepResult:
+def _result(study: Study, loaded: LoadedRecipe) -> SweepResult:
     """Rank the trials, and write the result, the best recipe and the plot."""
     folder, design, done = study.folder, study.design, study.done()
     read, notes = read_trials(folder)
@@ -266,6 +267,7 @@ def _result(study: Study, loaded: LoadedRecipe, observer: Observer) -> SweepResu
         seconds=round(sum(one.seconds for one in trials), 1),
         notes=tuple(notes),
     )
+    result = replace(result, plots=write_plots(result, study.space, folder.plots))
     write_result(folder, result)
     return result
 

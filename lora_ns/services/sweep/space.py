@@ -15,6 +15,10 @@ from lora_ns.recipe.keys import as_toml
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
 from lora_ns.recipe.overrides import override_key, parse_override
 
+Kind = Literal["log", "uniform", "int"]
+
+_KINDS: tuple[Kind, ...] = ("log", "uniform", "int")
+
 _RANGE = re.compile(r"\s*(log|uniform|int)\s*\((.*)\)\s*", re.DOTALL)
 
 _FIXED = ("training.output_dir", "tracking")
@@ -41,7 +45,7 @@ class Choices:
 class Range:
     """All numbers between two ends, drawn evenly (`uniform`, `int`) or evenly by their logarithm (`log`)."""
 
-    kind: Literal["log", "uniform", "int"]
+    kind: Kind
     low: float
     high: float
 
@@ -112,7 +116,9 @@ def read_space(overrides: Sequence[str]) -> Space:
     Raises:
         RecipeError: if a value cannot be read, nothing is varied, or a key is varied that changes no result.
     """
-    keys, fixed, problems = [], [], []
+    keys: list[Key] = []
+    fixed: list[str] = []
+    problems: list[Problem] = []
     for override in overrides:
         name, value = override_key(override), override.partition("=")[2]
         try:
@@ -141,7 +147,7 @@ def _range(name: str, value: str) -> Range | None:
     found = _RANGE.fullmatch(value)
     if found is None:
         return None
-    kind, written = found[1], f"{name}={value.strip()}"
+    kind, written = next(one for one in _KINDS if one == found[1]), f"{name}={value.strip()}"
     try:
         low, high = (float(part) for part in found[2].split(","))
     except ValueError:
@@ -152,7 +158,7 @@ def _range(name: str, value: str) -> Range | None:
         raise RecipeError(Problem("--set", f"`{written}`: a logarithm needs numbers above 0", "raise the lower number"))
     if kind == "int" and not (low.is_integer() and high.is_integer()):
         raise RecipeError(Problem("--set", f"`{written}`: the ends are not whole numbers", "use `uniform` or `log`"))
-    return Range(kind, low, high)  # type: ignore[arg-type] -- the expression knows no other
+    return Range(kind, low, high)
 
 
 def _choices(value: str) -> Choices | None:

@@ -65,7 +65,7 @@ class SweepDir:
         self.path = path
         self.design_file, self.database = path / "sweep.json", path / "study.db"
         self.recipe, self.best = path / "recipe.toml", path / "best.toml"
-        self.result, self.plot, self.log = path / "result.json", path / "sweep.svg", path / "sweep.log"
+        self.result, self.plots, self.log = path / "result.json", path / "plots", path / "sweep.log"
         self._lock = path / "lock"
 
     def trial(self, number: int) -> Path:
