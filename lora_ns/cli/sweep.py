@@ -99,9 +99,9 @@ def sweep(
     from lora_ns.cli.trust import trust_recipe
     from lora_ns.machine.libraries import Noise
     from lora_ns.recipe.load import load_recipe
+    from lora_ns.recipe.space import read_space
     from lora_ns.services.sweep.run import SweepRequest
     from lora_ns.services.sweep.run import sweep as service
-    from lora_ns.services.sweep.space import read_space
 
     trust_recipe(trust_remote_code, load_recipe(recipe, read_space(values).fixed))
     request = SweepRequest(recipe, tuple(values), trials, metric, sampler, output, parallel, worker, not no_cache)

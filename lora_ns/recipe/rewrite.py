@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from lora_ns.files.reading import split_lines
+from lora_ns.files.reading import RefusedError, TOMLDecodeError, load_toml, split_lines
 from lora_ns.recipe.keys import as_toml
 from lora_ns.recipe.lines import line_numbers
 
@@ -44,7 +44,12 @@ def rewritten(text: str, values: Mapping[str, object], without: Sequence[str] = 
             lines[places[key] - 1] = f"{found['key']}{as_toml(value)}{found['rest']}"
         else:
             added.setdefault(table, []).append(f"{name} = {as_toml(value)}")
-    return _with_added([line for place, line in enumerate(lines) if place not in gone], added)
+    new = _with_added([line for place, line in enumerate(lines) if place not in gone], added)
+    try:
+        load_toml(new)
+    except (TOMLDecodeError, RefusedError):  # such as a table whose keys are all dotted
+        return None
+    return new
 
 
 def _with_added(lines: list[str], added: Mapping[str, Sequence[str]]) -> str:

@@ -53,6 +53,10 @@ The number is -1 before the first step.
 NEVER = 1_000_000_000
 """Steps between evaluations and checkpoints of which a trial has none."""
 
+RISE = 0.1
+"""Share of the evaluation loss before the first step by which a later one may be higher: a warm-up can raise it a
+little."""
+
 _OF_LONG_RUNS = ("eval_", "save_", "load_best", "metric_for", "greater_is", "logging_", "report")
 """Beginnings of keys of `training.extra` about evaluations, checkpoints and logs, which trials have of their own."""
 
@@ -98,6 +102,8 @@ class Bench:
             LoransError: if the recipe cannot be trained here. A training that breaks is measured instead.
         """
         started = time.monotonic()
+        if loaded.recipe.objective.compares_rows:
+            asked = replace(asked, by_rows=False)
         run = _TrialDir(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run.metrics.unlink(missing_ok=True)
@@ -279,9 +285,9 @@ class _Watch(Observer):
             self.reason = self._asked.judge(-1, self.metrics)
             return
         self.curve.append((step, loss))
-        if not math.isfinite(loss) or (self.first is not None and loss > self.first):
+        if not math.isfinite(loss) or (self.first is not None and loss > self.first + RISE * abs(self.first)):
             self.has_diverged = True
-            was = "" if self.first is None else f", above {self.first:.4g} before the first step"
+            was = "" if self.first is None else f"; it was {self.first:.4g} before the first step"
             self.reason = f"after step {step} the evaluation loss is {loss:.4g}{was}"
         elif step in self._rungs[:-1]:
             self.reason = self._asked.judge(self._rungs.index(step), self.metrics)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from lora_ns.recipe.space import Range, Space
 from lora_ns.report import plots
 from lora_ns.services.sweep.result import Ranked, SweepResult
-from lora_ns.services.sweep.space import Range, Space
 
 _FAR = 10
 """Ratio of the largest to the smallest value from which on an axis is logarithmic."""

@@ -20,6 +20,7 @@ from lora_ns.machine.libraries import Noise
 from lora_ns.parallel.stop import EndedEarly, StopSignal
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
 from lora_ns.recipe.overrides import override_key, parse_override
+from lora_ns.recipe.space import Space, check_space, read_space
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.safety.interpreter import interpreter
@@ -27,7 +28,6 @@ from lora_ns.services.sweep.bench import Asked, Bench, check_sweepable
 from lora_ns.services.sweep.measured import Measured
 from lora_ns.services.sweep.plots import write_plots
 from lora_ns.services.sweep.result import SweepResult, best_recipe, check_any, ranked, write_result
-from lora_ns.services.sweep.space import Space, check_space, read_space
 from lora_ns.services.sweep.study import (
     Asking,
     Design,

@@ -17,8 +17,8 @@ from lora_ns.errors import LoransError, MissingError, Problem, UsageError
 from lora_ns.files.disk import telling_disk_errors, write_atomic
 from lora_ns.files.locks import try_lock
 from lora_ns.files.reading import is_file, read_json
+from lora_ns.recipe.space import Choices, Key, Space
 from lora_ns.services.sweep.measured import Measured
-from lora_ns.services.sweep.space import Choices, Key, Space
 
 Sampler = Literal["grid", "random", "tpe"]
 
@@ -31,7 +31,7 @@ RUNGS = 3
 _NAME, _MEASURED, _SECONDS = "sweep", "measured", 60.0
 
 
-_FEWEST = 4
+_FEWEST = 8
 """Number of trials from which on the importance of keys is told."""
 
 
@@ -269,23 +269,26 @@ class Study:
         return f"an evaluation loss of {loss:.4g} at rung {rung + 1} of {RUNGS} is not among the better half"
 
     def importances(self, trials: Sequence[Trial]) -> dict[str, float]:
-        """The share of each key in the spread of the losses at the first rung, which all trials reach (PED-ANOVA).
+        """The share of each key in the spread of the losses at the first rung, which all trials reach (fANOVA).
 
-        Empty for one key, or too few trials.
+        The order of the losses counts, not their size, which a trial that diverges would dominate. Empty for one key,
+        or too few trials.
         """
         import optuna
 
+        known = {one.number: one for one in self._study.get_trials(deepcopy=False)}
         reached = {one.number: one.measured.curve[0][1] for one in trials if one.measured.curve}
-        known = [
-            one for one in self._study.get_trials(deepcopy=False) if math.isfinite(reached.get(one.number, math.nan))
-        ]
-        if len(self.space.keys) < 2 or len(known) < _FEWEST:
+        order = sorted(reached, key=lambda number: (not math.isfinite(reached[number]), reached[number]))
+        if len(self.space.keys) < 2 or len(order) < _FEWEST:
             return {}
         alike = optuna.create_study()
-        for one in known:
-            value = reached[one.number]
-            alike.add_trial(optuna.trial.create_trial(params=one.params, distributions=one.distributions, value=value))
-        found = optuna.importance.get_param_importances(alike)
+        for place, number in enumerate(order):
+            trial = known[number]
+            alike.add_trial(
+                optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=float(place))
+            )
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        found = optuna.importance.get_param_importances(alike, evaluator=evaluator)
         return {key.name: float(found[key.name]) for key in self.space.keys}
 
 
