@@ -30,7 +30,7 @@ from lora_ns.plan.plan import (
 )
 from lora_ns.plan.processes import count_here, count_processes, data_parallel_size, process_problems
 from lora_ns.plan.rank import planned_rank
-from lora_ns.plan.rates import batch_note, rank_note, rate_note, scale_note, targets_note, usual_rate_of
+from lora_ns.plan.rates import batch_note, has_fit, prior_rate, rank_note, rate_note, scale_note, targets_note
 from lora_ns.plan.schedule import (
     UNREAD,
     epoch_steps,
@@ -223,7 +223,9 @@ def unusual(recipe: Recipe, facts: BaseFacts | None, batch: int | None) -> list[
     rate = recipe.training.learning_rate
     width = facts.hidden_size if facts else None
     found = (
-        rate_note(rate, usual_rate_of(recipe, facts)) if rate is not None and facts is not None else None,
+        rate_note(rate, prior_rate(recipe, facts), "Schulman et al. 2025; " if has_fit(recipe) else "")
+        if rate is not None and facts is not None
+        else None,
         batch_note(recipe.objective, batch and batch // recipe.objective.group_size),
         targets_note(recipe.objective, getattr(peft, "target_modules", "")),
         rank_note(f"peft.{factors.key}", factors.rank, width) if factors else None,

@@ -3,7 +3,10 @@
 Sources: QLoRA (Dettmers et al. 2023, arXiv 2305.14314, table 9) trains text at 2e-4 on bases of width 4,096 and at 1e-4
 on 8,192. In "LoRA Without Regret" (Schulman et al. 2025, Thinking Machines Lab), the best rate falls with the power
 0.775 of the width, attention alone is worse than all linear layers, and large batches are worse than for full
-fine-tuning. LoRA (Hu et al. 2021, arXiv 2106.09685, table 9) trains labels at 4e-4 to 5e-4 on RoBERTa-base, of width
+fine-tuning. "LoRA Learns Less and Forgets Less" (Biderman et al. 2024, arXiv 2405.09673) finds the same of targets, and
+best rates ten times those of full fine-tuning.
+
+LoRA (Hu et al. 2021, arXiv 2106.09685, table 9) trains labels at 4e-4 to 5e-4 on RoBERTa-base, of width
 768, and at 2e-4 to 4e-4 on RoBERTa-large.
 
 Ranks: LoRA (tables 6 and 9) trains labels at rank 8, and gains nothing from more. QLoRA (appendix A) trains text
@@ -44,11 +47,15 @@ def prior_rate(recipe: Recipe, facts: BaseFacts | None) -> float:
     Thinking Machines Lab fitted `5e-5 * 10 * (2000 / hidden_size) ** 0.781` to sweeps over Llama bases ("LoRA Without
     Regret" and the Tinker cookbook, 2025). Other methods and tasks have the usual rate.
     """
-    usual = usual_rate_of(recipe, facts)
-    has_fit = recipe.objective.usual_rate(LORA_RATE, None) == LORA_RATE and recipe.objective.writes_text
-    if not (has_fit and facts and facts.hidden_size and recipe.peft.capabilities.typical_learning_rate == LORA_RATE):
-        return usual
+    if facts is None or not facts.hidden_size or not has_fit(recipe):
+        return usual_rate_of(recipe, facts)
     return float(f"{5e-4 * math.pow(2000 / facts.hidden_size, 0.781):.2g}")
+
+
+def has_fit(recipe: Recipe) -> bool:
+    """Return whether the published fit is of this method and task."""
+    objective, typical = recipe.objective, recipe.peft.capabilities.typical_learning_rate
+    return objective.writes_text and typical == LORA_RATE == objective.usual_rate(typical, None)
 
 
 FAR = 4
@@ -66,12 +73,13 @@ USUAL_SCALE, USUAL_ALPHA = 2, 32
 _ATTENTION = ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "c_attn", "qkv")
 
 
-def rate_note(rate: float, usual: float) -> str | None:
-    """Return a note on a learning rate far from the usual one, None otherwise."""
+def rate_note(rate: float, usual: float, source: str = "") -> str | None:
+    """Return a note on a learning rate far from the usual one, None otherwise; `source` is that of the usual one."""
     if rate <= 0 or not math.isfinite(rate) or _is_near(rate, usual):
         return None
     times = f"{rate / usual:.3g} times" if rate > usual else f"1/{usual / rate:.3g} of"
-    return f"training.learning_rate: {rate:g} is {times} the usual {usual:g} for this method, task and base"
+    said = f"training.learning_rate: {rate:g} is {times} the usual {usual:g} for this method, task and base"
+    return f"{said} ({source}`lorans find-lr` measures it on your rows)"
 
 
 def batch_note(objective: Objective, rows: int | None) -> str | None:
@@ -92,7 +100,7 @@ def targets_note(objective: Objective, targets: str | tuple[str, ...]) -> str | 
         return None
     return (
         "peft.target_modules: attention alone learns less than all linear layers, even with as many parameters "
-        '(Schulman et al. 2025; write "all-linear")'
+        '(Biderman et al. 2024, Schulman et al. 2025; write "all-linear")'
     )
 
 

@@ -1,13 +1,17 @@
 """Learning rates and ranks that a recipe starts from, and what is said of settings far from what works."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from lora_ns.methods.capabilities import LORA_RATE
+from lora_ns.methods.lora import Lora
 from lora_ns.objectives import objective_of
 from lora_ns.plan.rates import (
     FAR,
     LARGE_BATCH,
     batch_note,
+    prior_rate,
     rank_note,
     rate_note,
     scale_note,
@@ -48,6 +52,21 @@ def test_other_methods_and_unknown_bases_keep_the_typical_rate():
 @pytest.mark.parametrize(("times", "is_far"), [(1, False), (FAR, False), (1 / FAR, False), (5, True), (1 / 5, True)])
 def test_a_rate_far_from_the_usual_one_gets_a_note(times, is_far):
     assert (rate_note(2e-4 * times, 2e-4) is not None) == is_far
+
+
+@pytest.mark.parametrize(("width", "published"), [(2048, 4.9e-4), (4096, 2.9e-4), (8192, 1.7e-4), (192, 3.1e-3)])
+def test_a_search_begins_at_the_published_fit_for_text_with_lora(width, published):
+    facts = SimpleNamespace(hidden_size=width)
+    recipe = SimpleNamespace(objective=objective_of("CAUSAL_LM")(), peft=Lora(method="lora"))
+    assert prior_rate(recipe, facts) == published
+    usual = objective_of("CAUSAL_LM").usual_rate(LORA_RATE, width)
+    assert usual / FAR <= published <= usual * FAR  # the default gets no note
+
+
+def test_other_tasks_begin_at_the_usual_rate():
+    facts = SimpleNamespace(hidden_size=768)
+    recipe = SimpleNamespace(objective=objective_of("SEQ_CLS")(), peft=Lora(method="lora"))
+    assert prior_rate(recipe, facts) == objective_of("SEQ_CLS").usual_rate(LORA_RATE, 768)
 
 
 def test_large_steps_of_text_get_a_note():

@@ -1,9 +1,9 @@
 """A recipe's text with other values: everything else stays, and it is the same recipe as with `--set`."""
 
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from lora_ns.recipe.lines import comments
 from lora_ns.recipe.load import load_recipe
@@ -47,9 +47,7 @@ def test_what_cannot_be_replaced_in_its_line_is_left_to_the_caller(text: str) ->
     assert rewritten(text, {"t.a": 1}) is None
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x = 1\n", "[t]\n", "[t]\nb = 1\n\n# about u\n[u]\nc = 1\n", "[u]\nc = 1\n[t]"]
-)
+@pytest.mark.parametrize("text", ["", "x = 1\n", "[t]\n", "[t]\nb = 1\n\n# about u\n[u]\nc = 1\n", "[u]\nc = 1\n[t]"])
 def test_a_missing_key_is_added_to_its_table(text: str) -> None:
     new = rewritten(text, {"t.a": 1})
     assert new is not None

@@ -78,9 +78,7 @@ def test_a_grid_has_at_most_as_many_combinations_as_trials(trials: int) -> None:
         ("training.learning_rate=fast,slow", "learning_rate"),
     ],
 )
-def test_a_key_without_a_valid_value_is_refused_before_anything_trains(
-    tmp_path: Path, written: str, part: str
-) -> None:
+def test_a_key_without_a_valid_value_is_refused_before_anything_trains(tmp_path: Path, written: str, part: str) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text(MINIMAL)
     with pytest.raises(RecipeError, match=part):

@@ -50,7 +50,7 @@ def _recipe(folder: Path, text: str = RECIPE) -> Path:
     file = folder / "recipe.toml"
     file.write_text(text)
     rows = (Path(lora_ns.__file__).parent / "assets" / "quickstart" / "eval.jsonl").read_text().splitlines(True)
-    (folder / "eval.jsonl").write_text("".join(rows[::10]))
+    (folder / "eval.jsonl").write_text("".join(rows[::20]))
     return file
 
 
@@ -139,10 +139,13 @@ def test_a_trial_whose_process_was_killed_is_repeated(
         "    def rows(self, done, total):\n"
         "        if self.stages == 2 and done == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "with Noise() as noise:\n"
-        f"    sweep(SweepRequest(Path(sys.argv[1]), {request.overrides!r}, output=Path(sys.argv[2])), Killer(), noise)\n"
+        "    request = SweepRequest(Path(sys.argv[1]), tuple(sys.argv[3:]), output=Path(sys.argv[2]))\n"
+        "    sweep(request, Killer(), noise)\n"
     )
     output = tmp_path / "out"
-    ended = subprocess.run([sys.executable, "-c", script, str(request.recipe), str(output)], check=False, env=os.environ)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(request.recipe), str(output)], check=False, env=os.environ
+    )
     assert ended.returncode == -signal.SIGKILL
     assert len(list(SweepDir(output).path.glob("trials/*/trial.json"))) == 1
     result = _sweep(replace(request, output=output))
@@ -152,11 +155,18 @@ def test_a_trial_whose_process_was_killed_is_repeated(
 
 def test_trials_on_one_base_are_those_of_a_base_each(tmp_path: Path) -> None:
     file = _recipe(tmp_path)
-    variants = [["peft.lora_r=4"], ["peft.method=ia3", "training.learning_rate=1e-2"], ["peft.init_lora_weights=pissa"], []]
+    variants = [
+        ["peft.lora_r=4"],
+        ["peft.method=ia3", "training.learning_rate=1e-2"],
+        ["peft.init_lora_weights=pissa"],
+        [],
+    ]
     bench, alone = Bench(SilentObserver()), []
     with Noise():
         shared = [bench.train(load_recipe(file, each), tmp_path / "trial", Asked()) for each in variants]
-        alone = [Bench(SilentObserver()).train(load_recipe(file, each), tmp_path / "trial", Asked()) for each in variants]
+        alone = [
+            Bench(SilentObserver()).train(load_recipe(file, each), tmp_path / "trial", Asked()) for each in variants
+        ]
     assert [one.curve for one in shared] == [one.curve for one in alone]
     assert [one.row_losses for one in shared] == [one.row_losses for one in alone]
     assert bench.loads == 2  # PiSSA has changed the base
@@ -165,7 +175,9 @@ def test_trials_on_one_base_are_those_of_a_base_each(tmp_path: Path) -> None:
 
 
 def test_a_refused_trial_is_told_and_the_others_train(tmp_path: Path) -> None:
-    request = SweepRequest(_recipe(tmp_path), ("training.warmup_steps=0,8", "training.max_steps=4"), output=tmp_path / "o")
+    request = SweepRequest(
+        _recipe(tmp_path), ("training.warmup_steps=0,8", "training.max_steps=4"), output=tmp_path / "o"
+    )
     result = _sweep(request)
     assert [one.state for one in result.trials] == ["finished", "refused"]
     assert "warm" in result.trials[1].reason

@@ -101,7 +101,9 @@ def find_lr(
 def _cost_notes(share: float, run_steps: int) -> list[str]:
     if share <= _CHEAP:
         return []
-    return [f"a training of {run_steps:,} steps is too short for a cheap search: a candidate needs {FEWEST_STEPS} steps"]
+    return [
+        f"a training of {run_steps:,} steps is too short for a cheap search: a candidate needs {FEWEST_STEPS} steps"
+    ]
 
 
 def with_rate(loaded: LoadedRecipe, rate: float) -> str:
