@@ -1,5 +1,6 @@
 """`lorans sweep`: paired trials on one base, which prune, resume and are ranked."""
 
+import json
 import os
 import signal
 import subprocess
@@ -172,6 +173,20 @@ def test_trials_on_one_base_are_those_of_a_base_each(tmp_path: Path) -> None:
     assert bench.loads == 2  # PiSSA has changed the base
     losses = [sum(loss * count for loss, count in one.row_losses) / sum(c for _, c in one.row_losses) for one in shared]
     assert losses == pytest.approx([one.loss for one in shared], rel=1e-5)
+
+
+def test_the_head_of_a_classifier_starts_anew_in_each_trial(tmp_path: Path) -> None:
+    rows = [{"text": f"{word} {number}", "label": word} for number in range(8) for word in ("good", "bad")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = RECIPE.replace("CAUSAL_LM", "SEQ_CLS").replace("lorans:quickstart/train.jsonl", "rows.jsonl")
+    text = text.replace("eval.jsonl", "rows.jsonl").replace('format = "messages"\nmax_samples = 64\n', "")
+    loaded = load_recipe(_recipe(tmp_path, text), ["training.max_steps=2"])
+    bench = Bench(SilentObserver())
+    with Noise():
+        first, second = (bench.train(loaded, tmp_path / "trial", Asked()) for _ in range(2))
+    assert first.row_losses == second.row_losses
+    assert first.curve == second.curve
+    assert bench.loads == 1
 
 
 def test_a_refused_trial_is_told_and_the_others_train(tmp_path: Path) -> None:

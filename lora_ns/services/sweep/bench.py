@@ -214,8 +214,18 @@ class _Held:
 
     def take_off(self, model: PeftModel) -> None:
         """Remove an adapter from the base."""
+        from peft.utils.other import ModulesToSaveWrapper
+
         inner: Any = model.base_model
-        bare = inner.unload() if hasattr(inner, "unload") else model.get_base_model()
+        whole = model.get_base_model()
+        replaced = {
+            name: module.original_module
+            for name, module in whole.named_modules()
+            if isinstance(module, ModulesToSaveWrapper)
+        }
+        bare = inner.unload() if hasattr(inner, "unload") else whole
+        for name, module in replaced.items():  # PEFT leaves the trained copy of a head
+            bare.set_submodule(name, module)
         self.bare = bare
         for hook in (*getattr(bare, "_require_grads_hooks", ()),):
             hook.remove()

@@ -42,7 +42,7 @@ def _plot(result: SweepResult, key: str, is_log: bool) -> plots.Plot:
         plots.Points(
             [at[one.number] for one in finished],
             [one.value or 0.0 for one in finished],
-            "finished, with the interval of the difference from the best",
+            "finished; difference from the best, 95 %",
             "accent",
             [low for low, _ in ends],
             [high for _, high in ends],

@@ -31,6 +31,9 @@ RUNGS = 3
 _NAME, _MEASURED, _SECONDS = "sweep", "measured", 60.0
 
 
+NEAR = 0.1
+"""Share by which the loss of a trial may be above the lowest at a rung, and the trial goes on whatever its place."""
+
 _FEWEST = 8
 """Number of trials from which on the importance of keys is told."""
 
@@ -262,11 +265,14 @@ class Study:
 
     def judge(self, asking: Asking, rung: int, metrics: Mapping[str, float]) -> str:
         """Decide at a rung whether a trial stops, by its evaluation loss among those of other trials there."""
-        loss = metrics["eval_loss"]
-        asking.trial.report(-loss if self.design.higher_is_better else loss, HALVING**rung)
-        if not asking.trial.should_prune():
+        loss, step = metrics["eval_loss"], HALVING**rung
+        sign = -1 if self.design.higher_is_better else 1
+        others = [one.intermediate_values.get(step) for one in self._study.get_trials(deepcopy=False)]
+        lowest = min((sign * value for value in others if value is not None), default=loss)
+        asking.trial.report(sign * loss, step)
+        if not asking.trial.should_prune() or loss <= lowest + NEAR * abs(lowest):
             return ""
-        return f"an evaluation loss of {loss:.4g} at rung {rung + 1} of {RUNGS} is not among the better half"
+        return f"an evaluation loss of {loss:.4g} at rung {rung + 1} of {RUNGS}, where the lowest is {lowest:.4g}"
 
     def importances(self, trials: Sequence[Trial]) -> dict[str, float]:
         """The share of each key in the spread of the losses at the first rung, which all trials reach (fANOVA).
