@@ -23,6 +23,9 @@ The power is that of Bjorck et al. (2024, arXiv 2409.19913), found in pre-traini
 measured with adapters here.
 """
 
+PRIOR_ERROR = math.log(3)
+"""Standard error of the logarithm of the prior: two thirds of the best rates are within a factor of 3."""
+
 _WIDE, _FINE = 2.0, math.sqrt(2.0)
 """Factors between neighbouring candidates, at first and around the best."""
 
@@ -30,6 +33,9 @@ _MOST = 9
 """Maximum number of candidates at the short horizon."""
 
 _RESAMPLES = 400
+
+_WINDOW = 4.2
+"""Factor on either side of the best candidate within which losses are taken for a parabola of the logarithm."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +84,27 @@ class Search:
         best = self._best(self.short)
         for factor in (1 / _FINE, _FINE):
             self._try(best.rate * factor, self.short)
-        short = self._optimum(self.short)
-        if self.long == self.short:
-            return self._carried(*short, self.short)
-        centre = math.exp(short[0]) * (self.short / self.long) ** POWER
-        for factor in (1.0, 1 / _FINE, _FINE):
-            self._try(centre * factor, self.long)
-        ends = sorted(one.rate for one in self.tried if one.steps == self.long)
-        best = self._best(self.long)
-        if best.rate in (ends[0], ends[-1]):
-            self._try(best.rate * (_FINE if best.rate == ends[-1] else 1 / _FINE), self.long)
-        return _joined(self._carried(*short, self.short), self._carried(*self._optimum(self.long), self.long))
+        if self.long > self.short:
+            centre = self._best(self.short).rate * (self.short / self.long) ** POWER
+            for factor in (1.0, 1 / _WIDE, _WIDE):
+                self._try(centre * factor, self.long)
+            rate = self._best(self.long).rate
+            self._try(rate * (_FINE if rate <= centre else 1 / _FINE), self.long)
+        return self._estimate()
+
+    def _estimate(self) -> tuple[float, float]:
+        """The optima of the horizons, carried to the length of the recipe, and the prior, weighed by precision."""
+        horizons = sorted({self.short, self.long})
+        fits = [Fit.of(self._near(steps)) for steps in horizons]
+        freedom = sum(max(0, len(fit.logs) - 3) for fit in fits)
+        noise = math.sqrt(sum(fit.squares for fit in fits) / freedom) if freedom else 0.0
+        found = []
+        for steps, fit in zip(horizons, fits, strict=True):
+            longer = math.log(self._run_steps / steps)
+            found.append((fit.vertex() - POWER * longer, fit.error(noise), longer))
+        log_rate, error = _weighed([(one, spread) for one, spread, _ in found])
+        carried = math.hypot(error, POWER_ERROR * found[-1][2])
+        return _weighed([(log_rate, carried), (math.log(self._prior), PRIOR_ERROR)])
 
     def _beyond(self) -> float | None:
         """The next rate beyond the best candidate of the short horizon, if that is at an end of the range."""
@@ -111,57 +127,87 @@ class Search:
             raise RunError(Problem("find-lr", what, "inspect the rows with `lorans validate --data`"))
         return min(known, key=lambda one: one.loss or 0.0)
 
-    def _optimum(self, steps: int) -> tuple[float, float]:
-        """Return the logarithm of the best rate at a horizon, and its standard error over resampled rows."""
-        near = self._near(steps)
-        found = _vertex(near, [one.loss or 0.0 for one in near])
-        draw = random.Random(0)
-        count = len(near[0].rows)
-        drawn = [found, found]
-        for _ in range(_RESAMPLES if count else 0):
-            places = draw.choices(range(count), k=count)
-            drawn.append(_vertex(near, [_mean(one.rows, places) for one in near]))
+    def _near(self, steps: int) -> list[Candidate]:
+        """The candidates of a horizon around its best one, in the order of their rates."""
+        best = self._best(steps).rate
+        known = [one for one in self.tried if one.steps == steps and one.loss is not None]
+        return sorted((one for one in known if best / _WINDOW <= one.rate <= best * _WINDOW), key=lambda one: one.rate)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A parabola through the logarithms of the losses over the logarithms of the rates of one horizon."""
+
+    logs: tuple[float, ...]
+    losses: tuple[float, ...]
+    rows: tuple[RowLosses, ...]
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate]) -> Fit:
+        """The fit of candidates in the order of their rates."""
+        return cls(
+            tuple(math.log(one.rate) for one in candidates),
+            tuple(one.loss or 0.0 for one in candidates),
+            tuple(one.rows for one in candidates),
+        )
+
+    @property
+    def squares(self) -> float:
+        """The sum of the squares of what the parabola leaves."""
+        if len(self.logs) < 4:
+            return 0.0
+        curve = self._curve(self.losses)
+        return sum((y - _at(curve, x)) ** 2 for x, y in zip(self.logs, map(_log, self.losses), strict=True))
+
+    def vertex(self, losses: Sequence[float] = (), noise: Sequence[float] = ()) -> float:
+        """The logarithm of the best rate: the lowest point of the parabola, within the range of the candidates.
+
+        It is the best candidate if there are too few, or if the parabola has no lowest point.
+        """
+        known = losses or self.losses
+        best = self.logs[min(range(len(known)), key=lambda at: known[at])]
+        if len(self.logs) < 3:
+            return best
+        square, slope, _ = self._curve(known, noise)
+        return min(self.logs[-1], max(self.logs[0], -slope / (2 * square))) if square > 0 else best
+
+    def error(self, noise: float) -> float:
+        """The standard error of the vertex, over resampled rows and the noise of training, in the log of the loss."""
+        draw, drawn = random.Random(0), []
+        count = min((len(rows) for rows in self.rows), default=0)
+        for _ in range(_RESAMPLES):
+            places = draw.choices(range(count), k=count) if count else []
+            losses = [_mean(rows, places) for rows in self.rows] if count else self.losses
+            drawn.append(self.vertex(losses, [draw.gauss(0.0, noise) for _ in self.logs]))
         middle = sum(drawn) / len(drawn)
         spread = math.sqrt(sum((one - middle) ** 2 for one in drawn) / (len(drawn) - 1))
-        return found, math.hypot(spread, math.log(_FINE) / 2)  # a parabola is only nearly the shape
+        return math.hypot(spread, math.log(_FINE) / 2)  # a parabola is only nearly the shape
 
-    def _near(self, steps: int) -> list[Candidate]:
-        """The best candidate of a horizon with up to two neighbours on each side, in the order of their rates."""
-        known = sorted(
-            (one for one in self.tried if one.steps == steps and one.loss is not None), key=lambda one: one.rate
-        )
-        place = known.index(self._best(steps))
-        return known[max(0, place - 2) : place + 3]
+    def _curve(self, losses: Sequence[float], noise: Sequence[float] = ()) -> tuple[float, float, float]:
+        import numpy as np
 
-    def _carried(self, log_rate: float, error: float, steps: int) -> tuple[float, float]:
-        """The optimum of a horizon at the length of the recipe."""
-        longer = math.log(self._run_steps / steps)
-        return log_rate - POWER * longer, math.hypot(error, POWER_ERROR * longer)
+        found = np.polyfit(self.logs, np.add(list(map(_log, losses)), noise or 0.0), 2)
+        return float(found[0]), float(found[1]), float(found[2])
 
 
-def _joined(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """The mean of two estimates by their precision; their errors are not independent, so the smaller one is kept."""
-    weights = [1 / one[1] ** 2, 1 / other[1] ** 2]
-    return (weights[0] * one[0] + weights[1] * other[0]) / sum(weights), min(one[1], other[1])
+def _at(curve: tuple[float, float, float], x: float) -> float:
+    return curve[0] * x * x + curve[1] * x + curve[2]
+
+
+def _log(loss: float) -> float:
+    return math.log(max(loss, _LEAST))
+
+
+_LEAST = 1e-6
+"""Loss below which nothing more is learned."""
+
+
+def _weighed(estimates: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The mean of independent estimates by their precision, and its standard error."""
+    weights = [1 / error**2 for _, error in estimates]
+    return sum(w * value for w, (value, _) in zip(weights, estimates, strict=True)) / sum(weights), sum(weights) ** -0.5
 
 
 def _mean(rows: RowLosses, places: Sequence[int]) -> float:
     weight = sum(rows[place][1] for place in places)
     return sum(rows[place][0] * rows[place][1] for place in places) / max(1, weight)
-
-
-def _vertex(candidates: Sequence[Candidate], losses: Sequence[float]) -> float:
-    """The logarithm of the rate at the lowest point of a parabola through the best candidate and its neighbours.
-
-    It is the best candidate itself if the parabola has no lowest point, and never beyond its neighbours.
-    """
-    logs = [math.log(one.rate) for one in candidates]
-    place = min(range(len(losses)), key=lambda at: losses[at])
-    if not 0 < place < len(logs) - 1:
-        return logs[place]
-    (x0, x1, x2), (y0, y1, y2) = logs[place - 1 : place + 2], losses[place - 1 : place + 2]
-    left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
-    curvature = (right - left) / (x2 - x0)
-    if curvature <= 0:
-        return x1
-    return min(x2, max(x0, (x0 + x1) / 2 - left / (2 * curvature)))
