@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_ns.errors import Problem, RecipeError
+from lora_ns.errors import InterruptedRunError, Problem, RecipeError
 from lora_ns.files.disk import write_atomic
 from lora_ns.files.temporary import temporary_folder
-from lora_ns.parallel.stop import StopSignal
+from lora_ns.parallel.stop import EndedEarly, StopSignal
 from lora_ns.plan.rates import prior_rate
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
 from lora_ns.recipe.rewrite import rewritten
@@ -68,15 +68,18 @@ def find_lr(
     if writes:
         with_rate(loaded, 1.0)
     started = time.monotonic()
-    stopped = "repeat the command; the recipe is as it was"
-    with StopSignal().listening(lambda: stopped), temporary_folder() as folder:
+    with StopSignal().listening(), temporary_folder() as folder:
         bench = Bench(observer, use_cache)
-        ready = bench.plan(loaded, folder)
-        plan = ready.manifest.plan
-        run_steps = plan.max_steps.value or 1
-        prior = prior_rate(ready.manifest.recipe, ready.prepared.base.facts)
-        search = Search(prior, run_steps, _Trainings(loaded, bench, ready, folder).train)
-        log_rate, error = search.run()
+        try:
+            ready = bench.plan(loaded, folder)
+            plan = ready.manifest.plan
+            run_steps = plan.max_steps.value or 1
+            prior = prior_rate(ready.manifest.recipe, ready.prepared.base.facts)
+            search = Search(prior, run_steps, _Trainings(loaded, bench, ready, folder).train)
+            log_rate, error = search.run()
+        except EndedEarly as ended:
+            problem = Problem("find-lr", "the search was stopped; nothing was kept", "repeat the command")
+            raise InterruptedRunError(ended.number, problem) from None
     rate = rounded(math.exp(log_rate))
     half = 1.96 * error
     tokens = sum(one.tokens for one in search.tried)

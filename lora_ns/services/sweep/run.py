@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.errors import InterruptedRunError, LoransError, MissingError, Problem, RunError, UsageError
-from lora_ns.files.disk import telling_disk_errors, write_atomic
+from lora_ns.files.disk import write_atomic
 from lora_ns.launch.tethered import tethered
 from lora_ns.launch.workers import count_workers, worker_environments
 from lora_ns.machine.hardware import detect
@@ -68,35 +68,56 @@ def sweep(request: SweepRequest, observer: Observer, noise: Noise) -> SweepResul
         LoransError: see `errors`; nothing trains before the keys, their values and the rows have been checked.
     """
     check_optuna()
-    metric, is_higher = direction(request.metric)
+    direction(request.metric)
     space = read_space(request.overrides)
     loaded = load_recipe(request.recipe, space.fixed)
     check_space(request.recipe, loaded.text, space)
     check_sweepable(loaded, "a sweep")
     space, sampler, trials = _chosen(space, request)
     folder = SweepDir((request.output or Path("outputs/sweeps") / loaded.recipe.task_name).expanduser().absolute())
-    remedy = "the same command goes on with the sweep"
-    with StopSignal().listening(lambda: remedy):
-        bench = Bench(observer, request.use_cache)
-        begun = _base_manifest(bench, loaded, space, folder)
-        overrides = tuple(sorted((*space.fixed, *(f"{key.name}={key.values}" for key in space.keys))))
-        design = Design(
-            loaded.text, overrides, sampler, metric, is_higher, loaded.recipe.training.seed, _rows(begun), _data(begun)
-        )
-        with folder.locked():
-            design = folder.begin(design, request.recipe)
-            study = Study(folder, design, space, request.recipe, trials)
-            study.enqueue()
-        if study.is_busy() and not request.is_worker:
-            what = "other processes train trials of this sweep"
-            raise UsageError(Problem(str(folder.path), what, "wait for them, or take part with `--worker`"))
-        if request.processes > 1:
-            _in_processes(request, study, folder, observer)
-        else:
-            with telling_disk_errors(folder.path):
-                noise.attach(folder.log if not request.is_worker else folder.path / f"worker-{os.getpid()}.log")
-            _train(study, bench, loaded, observer)
-        return _result(study, loaded)
+    with StopSignal().listening():
+        try:
+            return _swept(request, Bench(observer, request.use_cache), loaded, space, (sampler, trials), folder, noise)
+        except EndedEarly as ended:
+            problem = Problem(str(folder.path), "the sweep was stopped", "the same command goes on with it")
+            raise InterruptedRunError(ended.number, problem) from None
+
+
+def _swept(
+    request: SweepRequest,
+    bench: Bench,
+    loaded: LoadedRecipe,
+    space: Space,
+    chosen: tuple[Sampler, int],
+    folder: SweepDir,
+    noise: Noise,
+) -> SweepResult:
+    """Begin or continue a sweep, train its trials and rank them."""
+    begun = _base_manifest(bench, loaded, space, folder)
+    metric, is_higher = direction(request.metric)
+    design = Design(
+        recipe=loaded.text,
+        overrides=tuple(sorted((*space.fixed, *(f"{key.name}={key.values}" for key in space.keys)))),
+        sampler=chosen[0],
+        metric=metric,
+        higher_is_better=is_higher,
+        seed=loaded.recipe.training.seed,
+        rows=_rows(begun),
+        data=_data(begun),
+    )
+    with folder.locked():
+        design = folder.begin(design, request.recipe)
+        study = Study(folder, design, space, chosen[1])
+        study.enqueue()
+    if study.is_busy() and not request.is_worker:
+        what = "other processes train trials of this sweep"
+        raise UsageError(Problem(str(folder.path), what, "wait for them, or take part with `--worker`"))
+    if request.processes > 1:
+        _in_processes(request, study, folder, bench.observer)
+    else:
+        noise.attach(folder.path / f"worker-{os.getpid()}.log" if request.is_worker else folder.log)
+        _train(study, bench, loaded, bench.observer)
+    return _result(study, loaded)
 
 
 def _chosen(space: Space, request: SweepRequest) -> tuple[Space, Sampler, int]:

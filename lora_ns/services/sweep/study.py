@@ -141,8 +141,8 @@ class Trial:
 class Study:
     """Hands out trials and takes their results."""
 
-    def __init__(self, folder: SweepDir, design: Design, space: Space, path: Path, trials: int) -> None:
-        self.folder, self.design, self.space, self.path, self.trials = folder, design, space, path, trials
+    def __init__(self, folder: SweepDir, design: Design, space: Space, trials: int) -> None:
+        self.folder, self.design, self.space, self.trials = folder, design, space, trials
         self._study = self._open()
         self._held: dict[int, int] = {}
 
