@@ -144,9 +144,8 @@ def test_a_trial_whose_process_was_killed_is_repeated(
         "    sweep(request, Killer(), noise)\n"
     )
     output = tmp_path / "out"
-    ended = subprocess.run(
-        [sys.executable, "-c", script, str(request.recipe), str(output)], check=False, env=os.environ
-    )
+    command = [sys.executable, "-c", script, str(request.recipe), str(output), *request.overrides]
+    ended = subprocess.run(command, check=False, env=os.environ)
     assert ended.returncode == -signal.SIGKILL
     assert len(list(SweepDir(output).path.glob("trials/*/trial.json"))) == 1
     result = _sweep(replace(request, output=output))

@@ -230,7 +230,8 @@ class _Held:
         self.bare = bare
         for hook in (*getattr(bare, "_require_grads_hooks", ()),):
             hook.remove()
-        bare.gradient_checkpointing_disable()
+        if any(getattr(module, "gradient_checkpointing", False) for module in bare.modules()):
+            bare.gradient_checkpointing_disable()
         bare.requires_grad_(requires_grad=True)
         bare.zero_grad(set_to_none=True)
         if hasattr(bare, "peft_config"):

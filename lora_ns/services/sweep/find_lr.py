@@ -104,9 +104,7 @@ def find_lr(
 def _cost_notes(share: float, run_steps: int) -> list[str]:
     if share <= _CHEAP:
         return []
-    return [
-        f"a training of {run_steps:,} steps is too short for a cheap search: a candidate needs {FEWEST_STEPS} steps"
-    ]
+    return [f"{run_steps:,} steps are too few for a cheap search: each candidate needs {FEWEST_STEPS}"]
 
 
 def with_rate(loaded: LoadedRecipe, rate: float) -> str:
