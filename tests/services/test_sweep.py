@@ -227,6 +227,12 @@ def test_an_unknown_metric_is_refused(tmp_path: Path, metric: str) -> None:
         _sweep(SweepRequest(_recipe(tmp_path), RATES, metric=metric, output=tmp_path / "o"))
 
 
+def test_a_metric_that_the_evaluation_lacks_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="eval_loss"):
+        _sweep(SweepRequest(_recipe(tmp_path), RATES, metric="accuracy", output=tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "mine").write_text("x")

@@ -13,6 +13,7 @@ from typing import Any
 
 from lora_ns.errors import InterruptedRunError, LoransError, MissingError, Problem, RunError, UsageError
 from lora_ns.files.disk import write_atomic
+from lora_ns.files.removal import remove
 from lora_ns.launch.tethered import tethered
 from lora_ns.launch.workers import count_workers, worker_environments
 from lora_ns.machine.hardware import detect
@@ -207,6 +208,8 @@ def _tried(study: Study, bench: Bench, loaded: LoadedRecipe, asking: Asking, ove
     except LoransError as error:
         return Measured("failed", str(error.problems[0]))
     if wrong:
+        if not study.done():  # so that the corrected command can use the folder
+            remove(study.folder.path)
         raise wrong[0]
     return found
 
