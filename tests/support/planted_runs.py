@@ -81,7 +81,7 @@ def _too_large(folder: Path) -> None:
 
     def change(weights: dict[str, torch.Tensor]) -> None:
         weights["model.layers.0.input_layernorm.weight"][0] = 0.0
-        weights["model.layers.0.self_attn.k_proj.weight"][0, 0] = 3.395e38
+        weights["model.layers.0.self_attn.k_proj.weight"][0, 0] = 3.4e38
 
     _changed_base(folder, change)
 
@@ -106,7 +106,7 @@ _BF16 = ('model.dtype="bfloat16"',)
 
 PLANTED = {
     "text, rate 3": Planted(("rate-too-high",), RECIPE, (*_MORE, "training.learning_rate=3.0")),
-    "text, rate 0.3": Planted(("rate-too-high",), RECIPE, (*_MORE, "training.learning_rate=0.3")),
+    "text, rate 1": Planted(("rate-too-high",), RECIPE, (*_MORE, "training.learning_rate=1.0")),
     "text, rate 1e-6": Planted(("rate-too-low",), RECIPE, (*_MORE, "training.learning_rate=1e-6")),
     "classes, rate 1": Planted(("rate-too-high",), CLASSES, (*STEPS, "training.learning_rate=1.0"), _classes),
     "classes, rate 1e-7": Planted(("rate-too-low",), CLASSES, (*STEPS, "training.learning_rate=1e-7"), _classes),

@@ -43,7 +43,8 @@ def _rate(times: float, *against: Kind) -> Factor:
     shown = f"learning rate x {times:g}" if times > 1 else f"learning rate / {1 / times:g}"
 
     def remedy(window: Window) -> str:
-        return f"write {times * window.manifest.plan.learning_rate.value:.2g}, or let `lorans find-lr` search it"
+        bound = "at least" if times > 1 else "at most"
+        return f"write {bound} {times * window.manifest.plan.learning_rate.value:.2g}; `lorans find-lr` finds the rate"
 
     return Factor(
         shown,

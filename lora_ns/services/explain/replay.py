@@ -266,5 +266,7 @@ def _at_begin(rate: float, ask: Callable[[], None]) -> TrainerCallback:
 def _loss_of(trainer: Any, rows: datasets.Dataset, number: int) -> float:
     """The loss of one row alone; NaN if it has none."""
     batch = next(iter(trainer.get_eval_dataloader(rows.select([number]))))
+    trainer.model.eval()
     loss, _, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
+    trainer.model.train()
     return math.nan if loss is None else float(loss)

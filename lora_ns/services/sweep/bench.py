@@ -387,8 +387,9 @@ def check_sweepable(loaded: LoadedRecipe, option: str) -> None:
 def trial_recipe(loaded: LoadedRecipe, asked: Asked) -> LoadedRecipe:
     """The recipe of a trial: in one process, evaluated only where the trial asks, without checkpoints and trackers."""
     recipe = loaded.recipe
-    extra = {key: value for key, value in recipe.training.extra.items() if not key.startswith(_OF_LONG_RUNS)}
-    training = recipe.training.model_copy(
+    training = recipe.training.without_an_early_end()
+    extra = {key: value for key, value in training.extra.items() if not key.startswith(_OF_LONG_RUNS)}
+    training = training.model_copy(
         update={"eval_steps": NEVER, "save_steps": NEVER, "extra": {**extra, "save_strategy": "no"}}
     )
     asks_nothing: dict[str, Any] = {

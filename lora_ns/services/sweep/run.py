@@ -69,9 +69,9 @@ def sweep(request: SweepRequest, observer: Observer, noise: Noise) -> SweepResul
         LoransError: see `errors`; nothing trains before the keys, their values and the rows have been checked.
     """
     check_optuna()
-    direction(request.metric)
     space = read_space(request.overrides)
     loaded = load_recipe(request.recipe, space.fixed)
+    direction(request.metric, loaded.recipe)
     check_space(request.recipe, loaded.text, space)
     check_sweepable(loaded, "a sweep")
     space, sampler, trials = _chosen(space, request)
@@ -95,7 +95,7 @@ def _swept(
 ) -> SweepResult:
     """Begin or continue a sweep, train its trials and rank them."""
     begun = _base_manifest(bench, loaded, space, folder)
-    metric, is_higher = direction(request.metric)
+    metric, is_higher = direction(request.metric, loaded.recipe)
     design = Design(
         recipe=loaded.text,
         overrides=tuple(sorted((*space.fixed, *(f"{key.name}={key.values}" for key in space.keys)))),

@@ -17,6 +17,8 @@ from lora_ns.errors import LoransError, MissingError, Problem, UsageError
 from lora_ns.files.disk import telling_disk_errors, write_atomic
 from lora_ns.files.locks import try_lock
 from lora_ns.files.reading import is_file, read_json
+from lora_ns.recipe.best_metric import is_higher_better, is_of_a_suite, known_metrics
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.space import Choices, Key, Space
 from lora_ns.services.sweep.measured import Measured
 
@@ -326,26 +328,18 @@ def rungs_of(rows: int) -> Any:
     return steps
 
 
-_LOWER = ("loss", "mse", "rmse", "mae", "perplexity")
-
-_HIGHER = (
-    *("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation", "precision", "recall", "subset_accuracy"),
-    *("pearson", "spearman", "mean_token_accuracy", "rewards/accuracies", "rewards/margins", "rewards/chosen"),
-    *("margin", "reward"),
-)
-
-
-def direction(metric: str) -> tuple[str, bool]:
+def direction(metric: str, recipe: Recipe) -> tuple[str, bool]:
     """Return the full name of a metric, and whether higher is better.
 
     Raises:
-        UsageError: if the direction is not known.
+        UsageError: if the direction is not known, or no evaluation of a trial has this metric.
     """
     name = metric.removeprefix("eval_")
-    if name not in (*_LOWER, *_HIGHER):
-        known = ", ".join((*_LOWER[:2], *_HIGHER))
+    is_higher = None if is_of_a_suite(recipe, name) else is_higher_better(recipe, name)
+    if is_higher is None:
+        known = ", ".join(known_metrics(recipe))
         raise UsageError(Problem("--metric", f"`{metric}` is no metric of an evaluation", f"write one of: {known}"))
-    return f"eval_{name}", name in _HIGHER
+    return f"eval_{name}", is_higher
 
 
 def write_trial(folder: Path, number: int, values: Mapping[str, Any], measured: Measured) -> None:
