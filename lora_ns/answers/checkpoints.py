@@ -23,11 +23,12 @@ from lora_ns.run.at_step import RunAtStep
 from lora_ns.run.best_adapter import Best, find_best
 from lora_ns.run.directory import RunDir
 from lora_ns.run.last_checkpoint import usable, usable_steps
+from lora_ns.run.lineage import BEST, Chain, chain_up_to
 from lora_ns.run.manifest import Manifest
 
 OPTION = "--checkpoint"
 
-LAST, BEST = "last", "best"
+LAST = "last"
 
 _OF_TRAINING = (
     *("optimizer*", "scheduler.pt", "rng_state*", "scaler.pt", "trainer_state.json", "training_args.bin"),
@@ -71,13 +72,15 @@ def at_checkpoint(
         if isinstance(found, Best):
             record = found.record
             tell(f"using the best adapter, of step {record.step:,} (eval_{record.metric} {record.value:.4g})")
+            chain = _chain(run, found.folder, BEST)
             _copy(found.folder, taken)
-            yield RunAtStep(run.path, taken, record.step)
+            yield RunAtStep(run.path, taken, record.step, chain)
             return
         folder, step = found
         tell(f"using the adapter of {folder.name}")
+        chain = _chain(run, folder, folder.name)
         _take(run, manifest, folder, taken, base_path, force)
-        yield RunAtStep(run.path, taken, step)
+        yield RunAtStep(run.path, taken, step, chain)
 
 
 def _found(run: RunDir, manifest: Manifest, choice: str, tell: Callable[[str], None]) -> Best | tuple[Path, int] | None:
@@ -155,13 +158,26 @@ def _take(run: RunDir, manifest: Manifest, folder: Path, taken: Path, base_path:
     (taken / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
+def _chain(run: RunDir, folder: Path, name: str) -> Chain | None:
+    """The lineage of what is made from a checkpoint, as its mark is now. Raises `UsageError`."""
+    with _telling_removal(folder):
+        return chain_up_to(run, folder, name)
+
+
 def _copy(folder: Path, taken: Path) -> None:
-    """Copy the files of an adapter, which a run in training may remove. Raises `UsageError`."""
+    """Copy the files of an adapter. Raises `UsageError`."""
     taken.mkdir()
-    try:
+    with _telling_removal(folder):
         for file in folder.iterdir():
             if file.is_file() and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _OF_TRAINING):
                 shutil.copyfile(file, taken / file.name)
+
+
+@contextlib.contextmanager
+def _telling_removal(folder: Path) -> Iterator[None]:
+    """Turn the error of a checkpoint that a run in training has removed meanwhile into a `UsageError`."""
+    try:
+        yield
     except OSError as error:
         what = f"cannot be copied: {error.strerror}"
         raise UsageError(Problem(str(folder), what, "repeat the command: training may have removed it")) from None

@@ -284,6 +284,8 @@ def _rows_of_lineage(report: LineageReport) -> Iterator[tuple[str, str]]:
     yield report.kind, report.place
     if report.run and report.run != report.place:
         yield "run", report.run
+    if report.made_from:
+        yield "made from", report.made_from
     for link in report.links:
         yield link.name, f"{link.state}: {link.what}"
     broken = report.first_broken

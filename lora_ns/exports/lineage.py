@@ -10,6 +10,7 @@ from lora_ns.files.digests import PLAIN, digests_of, names_in
 from lora_ns.files.disk import write_atomic
 from lora_ns.files.reading import is_file, read_json
 from lora_ns.model.gguf import ENDING
+from lora_ns.run.at_step import RunAtStep
 from lora_ns.run.lineage import ADAPTER, BASE, CARD, FINGERPRINT, LINEAGE, Chain, lineage_file, read_chain
 from lora_ns.run.paths import RunPaths
 from lora_ns.run.written_manifest import WrittenManifest, written_manifest
@@ -45,7 +46,12 @@ def write_lineage(
 
 
 def run_chain(run: RunPaths) -> Chain:
-    """The chain of a finished run; for one of an old version, the links that its manifest has digests for."""
+    """The chain of a finished run, or that up to the adapter in use; of an old run, the links that it has digests for.
+
+    An adapter of a step that belongs to a run without a chain has the base alone before it.
+    """
+    if isinstance(run, RunAtStep):
+        return run.chain or old_chain(written_manifest(read_json(run.manifest_file))).only(BASE)
     try:
         return read_chain(run.lineage).chain
     except UsageError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_ns.files.disk import hash_folder
 from lora_ns.run.directory import RunDir
+from lora_ns.run.lineage import Chain
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.metrics import read_metrics
 
@@ -17,15 +18,20 @@ class RunAtStep(RunDir):
     What the run kept of the trained model at its end, such as its answers to probes, is not that adapter's.
     """
 
-    def __init__(self, path: Path, adapter: Path, step: int) -> None:
+    chain: Chain | None
+    """The chain of the run up to the adapter; None if the run began without one."""
+
+    def __init__(self, path: Path, adapter: Path, step: int, chain: Chain | None = None) -> None:
         """Use the adapter of a folder.
 
         Args:
             path: the run directory.
             adapter: folder of the adapter, complete and intact.
             step: its step.
+            chain: the chain of the run up to the adapter, if something is made of it.
         """
         super().__init__(path)
+        self.chain = chain
         self._adapter, self.step, self._hashes = adapter, step, hash_folder(adapter)
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 from lora_ns.files.disk import sync, telling_disk_errors
 from lora_ns.files.marks import Mark, fault_of, mark_folder, read_mark
 from lora_ns.files.removal import remove
+from lora_ns.run.lineage import lineage_of_rows
 from lora_ns.run.manifest import BestRecord
 from lora_ns.run.paths import RunPaths
 
@@ -68,7 +69,7 @@ def replace_best(run: RunPaths, run_id: str, record: BestRecord, write: Callable
     with telling_disk_errors(run.best):
         remove(staged)
         write(staged)
-        mark_folder(staged, run_id=run_id, **record.model_dump())
+        mark_folder(staged, run_id=run_id, lineage=lineage_of_rows(run.path), **record.model_dump())
         sync(staged)
         before = _record(run.best, run_id)
         if before is not None and before.step <= saved:

@@ -37,6 +37,9 @@ BASE, SOURCES, SETTINGS, ROWS, EARLIER = "base", "sources", "settings", "rows", 
 START, ADAPTER, ANSWERS, MANIFEST = "initialisation", "adapter", "answers", "manifest"
 """Links that exist after the last step, beside the checkpoints."""
 
+BEST = "best"
+"""The link of the adapter of the best evaluation, which is replaced by each better one."""
+
 RUN_ID, RECIPE, FINGERPRINT, TABLE = "run_id", "recipe.toml", "fingerprint", "manifest.json"
 """Entries of links that are no file of a folder."""
 
@@ -93,6 +96,11 @@ class Chain:
     def only(self, *names: str) -> Chain:
         """The links of these names."""
         return Chain(tuple(link for link in self.links if link.name in names))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all links."""
+        return [link.name for link in self.links]
 
     def having(self, name: str, contents: Mapping[str, str], made_from: Iterable[str]) -> Chain:
         """The chain with another link, which was made from those of these names, as far as they exist."""
@@ -185,22 +193,52 @@ def begin_chain(run: RunPaths, manifest: Manifest, base: Base) -> None:
 
 def trained_chain(run: RunPaths) -> Chain | None:
     """The chain of a run with its checkpoints, its adapter and its frozen answers; None if it began without one."""
+    chain = chain_of_steps(run)
+    if chain is None:
+        return None
+    chain = chain.having(ADAPTER, adapter_digests(run.adapter), chain.names)
+    if is_file(run.probes):
+        chain = chain.having(ANSWERS, digests_of({run.probes.name: run.probes}), (ROWS, ADAPTER))
+    return chain
+
+
+def chain_of_steps(run: RunPaths) -> Chain | None:
+    """The chain of a run, finished or not, up to its checkpoints; None if it began without one."""
+    chain = before = _before_steps(run)
+    if chain is None or before is None:
+        return None
+    for folder in saved_checkpoints(run):
+        chain = chain.having(folder.name, _of_step(folder), before.names)
+    return chain
+
+
+def chain_up_to(run: RunPaths, folder: Path, name: str) -> Chain | None:
+    """The chain of a run, finished or not, that ends with one of its checkpoints; None if it began without one.
+
+    Args:
+        run: the run.
+        folder: the marked folder of the checkpoint, or of the best adapter.
+        name: the name of its link.
+    """
+    chain = _before_steps(run)
+    return chain.having(name, _of_step(folder), chain.names) if chain else None
+
+
+def _before_steps(run: RunPaths) -> Chain | None:
+    """The links that a run had before its first step, with its initialisation; None if it began without a chain."""
     begun = begun_chain(run)
     if begun is None:
         return None
     chain = begun.only(BASE, SOURCES, SETTINGS, EARLIER, ROWS)
-    made_from = [link.name for link in chain.links]
     earlier = chain.get(EARLIER)
     own = {} if earlier and any(name.startswith("start/") for name in earlier.contents) else _marked(run.start, "start")
-    if kept := {**own, **_marked(run.reference, "reference")}:
-        chain = chain.having(START, kept, (BASE, SETTINGS, ROWS))
-        made_from.append(START)
-    for folder in saved_checkpoints(run):
-        chain = chain.having(folder.name, {MARK: digests_of({MARK: folder / MARK})[MARK]}, made_from)
-    chain = chain.having(ADAPTER, adapter_digests(run.adapter), [link.name for link in chain.links])
-    if is_file(run.probes):
-        chain = chain.having(ANSWERS, digests_of({run.probes.name: run.probes}), (ROWS, ADAPTER))
-    return chain
+    kept = {**own, **_marked(run.reference, "reference")}
+    return chain.having(START, kept, (BASE, SETTINGS, ROWS)) if kept else chain
+
+
+def _of_step(folder: Path) -> dict[str, str]:
+    """The contents of the link of a checkpoint."""
+    return digests_of({MARK: folder / MARK})
 
 
 def close_chain(run: RunPaths, chain: Chain) -> str:
@@ -209,7 +247,7 @@ def close_chain(run: RunPaths, chain: Chain) -> str:
     It is written beside the manifest, and into the adapter, which may be copied elsewhere.
     """
     table = read_json(run.manifest_file)
-    whole = chain.having(MANIFEST, {TABLE: manifest_digest(table)}, [link.name for link in chain.links])
+    whole = chain.having(MANIFEST, {TABLE: manifest_digest(table)}, chain.names)
     for folder in (run.adapter, run.path):
         write_atomic(lineage_file(folder), whole.text())
     return whole.tip

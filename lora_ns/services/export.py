@@ -127,7 +127,7 @@ def export_plain(
         is_cut = rank is not None or energy is not None or made.lost > 0
         proof = replace(verify(opened, staged, observer, lossy=is_cut), folder=str(target))
         result = ExportResult(str(output), "plain", made, proof)
-        result = write_report(staged / REPORT, result, manifest)
+        result = write_report(staged / REPORT, result, run, manifest)
         write_card(staged, result, run)
         put(staged, target)
     return proven(result)
@@ -136,6 +136,7 @@ def export_plain(
 def write_report(
     file: Path,
     result: ExportResult,
+    run: RunDir,
     manifest: Manifest,
     gguf: Opened | None = None,
     others: Sequence[RunDir] = (),
@@ -146,6 +147,7 @@ def write_report(
     Args:
         file: the file of the report. Everything else in the artefact is complete, except its card.
         result: what was made.
+        run: the run, with the adapter that it was made from.
         manifest: the manifest of the run.
         gguf: the opened run, for a GGUF file, whose record has parts of it.
         others: runs that are combined with it.
@@ -162,7 +164,7 @@ def write_report(
         write_atomic(file, f"{strict_json(table, indent=2)}\n")
         write_record(file.with_name(file.name.replace(REPORT, RECORD)), result.kind, manifest, *parts)
         lineage = file.with_name(file.name.replace(REPORT, LINEAGE))
-        tip = write_lineage(lineage, result.kind, RunDir(Path(result.proof.run)), others, alone)
+        tip = write_lineage(lineage, result.kind, run, others, alone)
     return replace(result, lineage=tip)
 
 

@@ -140,7 +140,7 @@ def export_packaged(
         made, proof = packaging.prove(opened, file, made, observer)
         result = ExportResult(str(target), packaging.kind, made, replace(proof, folder=str(target)))
         alone = file if target.suffix == ENDING else None
-        result = write_report(staged / report_name(target), result, manifest, opened, alone=alone)
+        result = write_report(staged / report_name(target), result, run, manifest, opened, alone=alone)
         packaging.describe(staged, result, run)
         with telling_disk_errors(target):
             put(staged, file, target)

@@ -82,7 +82,7 @@ def export_gguf_lora(
         made = PlainLora(next(iter(updates.values())).rank, len(updates), lost)
         result = ExportResult(str(target), "gguf-lora", made, replace(proof, folder=str(target)))
         alone = file if target.suffix == ENDING else None
-        result = write_report(staged / report_name(target), result, manifest, opened, alone=alone)
+        result = write_report(staged / report_name(target), result, run, manifest, opened, alone=alone)
         with telling_disk_errors(target):
             put(staged, file, target)
     return proven(result)

@@ -81,6 +81,6 @@ class _Proving:
         proof = verify(opened, staged, self.observer, lossy=merged.loss is not None, adapter=self.adapter)
         made = replace(merged, output=str(self.output), combined=self.combined)
         result = ExportResult(str(self.output), "merged", made, replace(proof, folder=target))
-        result = write_report(staged / REPORT, result, opened.manifest, others=self.others)
+        result = write_report(staged / REPORT, result, opened.run, opened.manifest, others=self.others)
         write_card(staged, result, opened.run)
         self.results.append(result)

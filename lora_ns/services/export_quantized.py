@@ -109,7 +109,7 @@ def export_quantized(
         made = QuantizedModel(kind, found.parameters, size, found.loss)
         proof = replace(verify(opened, staged, observer, lossy=True, made=replies), folder=str(target))
         result = ExportResult(str(output), "quantized", made, proof)
-        result = write_report(staged / REPORT, result, manifest)
+        result = write_report(staged / REPORT, result, run, manifest)
         write_card(staged, result, run)
         put(staged, target)
     return proven(result)

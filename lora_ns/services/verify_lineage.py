@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from lora_ns.run.lineage import (
     ADAPTER,
     ANSWERS,
     BASE,
+    BEST,
     EARLIER,
     FINGERPRINT,
     LINEAGE,
@@ -31,6 +33,7 @@ from lora_ns.run.lineage import (
     Chain,
     Link,
     ReadChain,
+    chain_of_steps,
     lineage_file,
     manifest_digest,
     read_chain,
@@ -76,6 +79,8 @@ class LineageReport:
     """SHA-256 of the last link, which stands for the whole chain."""
     links: tuple[CheckedLink, ...]
     notes: tuple[str, ...] = ()
+    made_from: str | None = None
+    """The link of the weights in an artefact: `adapter`, `checkpoint-N` or `best`; None for anything else."""
 
     @property
     def is_whole(self) -> bool:
@@ -145,9 +150,11 @@ class _Run:
     """Its chain; None for a run of an old version."""
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def chain(self) -> Chain:
-        """Its chain, or what stands for it in a run of an old version."""
+        """Its chain; of an unfinished run up to its checkpoints, of one of an old version what stands for it."""
+        if self.read and self.manifest.status != "finished":
+            return chain_of_steps(RunPaths(self.path)) or self.read.chain
         return self.read.chain if self.read else old_chain(self.manifest)
 
     @property
@@ -341,12 +348,22 @@ def _check_manifest(run: _Run, link: Link) -> CheckedLink:
 
 
 def _check_checkpoint(run: _Run, link: Link) -> CheckedLink:
-    folder = next((one for one in saved_checkpoints(RunPaths(run.path)) if one.name == link.name), None)
+    folder = _folder_of(run, link)
     if folder is None:
         return CheckedLink(link.name, "not checked", "it was removed, or has no mark any more")
     if found := first_difference({MARK: folder / MARK}, link.contents):
         return _differs(link.name, folder, found, "remove the checkpoint; the adapter does not need it")
     return _marked(run, folder)
+
+
+def _folder_of(run: _Run, link: Link) -> Path | None:
+    """The folder of a checkpoint; the best adapter up to the last checkpoint may be beside a better one."""
+    paths = RunPaths(run.path)
+    found = [folder for folder in saved_checkpoints(paths) if folder.name == link.name]
+    if link.name == BEST and is_file(paths.best_of_checkpoint / MARK):
+        found.append(paths.best_of_checkpoint)
+    same = (folder for folder in found if not first_difference({MARK: folder / MARK}, link.contents))
+    return next(same, found[0] if found else None)
 
 
 def _unlisted(run: _Run, chain: Chain) -> Iterator[CheckedLink]:
@@ -363,7 +380,7 @@ def _marked(run: _Run, folder: Path) -> CheckedLink:
     if not isinstance(mark, Mark):
         return _broken(folder.name, folder / MARK, str(mark), "", "", remedy)
     rows = run.chain.get(ROWS)
-    facts = [("run_id", run.run_id), *([("lineage", rows.sha256)] if rows and folder.name != "best" else [])]
+    facts = [("run_id", run.run_id), *([("lineage", rows.sha256)] if rows else [])]
     for name, value in facts:
         if mark.extra.get(name) != value:
             what = "it is a checkpoint of another run" if name == "run_id" else "it was not made from these rows"
@@ -383,7 +400,8 @@ def _whole(folder: Path, mark: Mark, remedy: str) -> CheckedLink:
         return _differs(folder.name, folder, found, remedy)
     if fault := fault_of(folder, replace(mark, sha256={})):  # what was added, and sizes; hashes have been compared
         return _broken(folder.name, folder / fault.name, fault.what, "", "", remedy)
-    return CheckedLink(folder.name, "intact", f"{len(mark.sizes)} files")
+    step = f" of step {mark.extra.get('step')}" if not folder.name.startswith("checkpoint-") else ""
+    return CheckedLink(folder.name, "intact", f"{len(mark.sizes)} files{step}")
 
 
 _CHECKS = {
@@ -436,7 +454,9 @@ def _of_artefact(place: Path, read: ReadChain, named: Path | None, how: _How) ->
     checked = _compare_all(own, place, remedy)
     links, run, notes = _links_behind(place, chain, own, named, how)
     whole = (*links, replace(checked, name=kind))
-    return LineageReport(str(place), kind, str(run) if run else None, chain.run_id, chain.tip, whole, notes)
+    weights = [name for name in chain.names if name not in {*_CHECKS, *KINDS}] if ADAPTER not in chain.names else []
+    made_from = weights[-1] if weights else ADAPTER
+    return LineageReport(str(place), kind, str(run) if run else None, chain.run_id, chain.tip, whole, notes, made_from)
 
 
 def _whole_artefact(place: Path) -> Path:
@@ -467,8 +487,24 @@ def _links_behind(
             return [CheckedLink(link.name, "not checked", why) for link in behind], None, ()
         what = "was not made from this run"
         return [_broken("run", place, what, str(chain.run_id), found.run_id, "name the right run")], run, ()
-    links = [_joined(found, link) or _CHECKS.get(link.name, _check_checkpoint)(found, link) for link in behind]
-    return links, run, found.notes
+    return [_behind(found, link) for link in behind], run, found.notes
+
+
+def _behind(run: _Run, link: Link) -> CheckedLink:
+    """Compare a link of an artefact with that of the run, and with its files.
+
+    Training removes checkpoints, and replaces the best adapter by a better one. That breaks no chain.
+    """
+    if link.name in _CHECKS:
+        return _joined(run, link) or _CHECKS[link.name](run, link)
+    folder, own = _folder_of(run, link), run.chain.get(link.name)
+    if link.name != BEST and own is not None and folder is not None:
+        return _joined(run, link) or _check_checkpoint(run, link)
+    found = replace(_check_checkpoint(run, link), name=link.name)
+    current = _check_checkpoint(run, own) if own and own.sha256 != link.sha256 and found.state == "broken" else found
+    if current.state != "intact" or current is found:
+        return found
+    return CheckedLink(BEST, "not checked", f"the run has a better one now ({current.what})")
 
 
 def _joined(run: _Run, link: Link) -> CheckedLink | None:

@@ -58,5 +58,18 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def early_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run that early stopping has ended after step 4, with checkpoints of steps 3 and 4, and the best of step 2.
+
+    The best one has the highest loss, which is that of the first evaluation, between two checkpoints.
+    """
+    sizes = ("dataset.max_samples=16", "dataset.max_eval_samples=4", "training.global_batch_size=4")
+    evaluated = ("training.eval_steps=2", "training.save_steps=3", "evaluation.before_training=false")
+    highest = ("training.load_best_model_at_end=true", "training.extra.greater_is_better=true")
+    end = ("training.early_stopping_patience=1", "training.early_stopping_threshold=100.0")
+    return run_recipe(tmp_path_factory.mktemp("early"), RECIPE, *sizes, *evaluated, *highest, *end)
+
+
+@pytest.fixture(scope="session")
 def classifier_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return run_recipe(tmp_path_factory.mktemp("classes"), CLASSES)

@@ -27,22 +27,12 @@ from lora_ns.services.export_merged import export_merged
 from lora_ns.services.resume import resume
 
 SMALL = ("dataset.max_samples=16", "dataset.max_eval_samples=4", "training.global_batch_size=4")
-EVALUATED = ("training.eval_steps=2", "training.save_steps=3", "evaluation.before_training=false")
-HIGHEST = ("training.load_best_model_at_end=true", "training.extra.greater_is_better=true")
-"""The highest loss, which is that of the first evaluation, between two checkpoints."""
-EARLY_END = ("training.early_stopping_patience=1", "training.early_stopping_threshold=100.0")
-
-
-@pytest.fixture(scope="module")
-def early(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("early")
-    return run_recipe(folder, RECIPE, *SMALL, *EVALUATED, *HIGHEST, *EARLY_END)
 
 
 @pytest.fixture
-def unfinished(early, tmp_path):
+def unfinished(early_run, tmp_path):
     """The run as it would be if it had been stopped after its last step."""
-    shutil.copytree(early.path, tmp_path / "run")
+    shutil.copytree(early_run.path, tmp_path / "run")
     run = RunDir(tmp_path / "run")
     shutil.rmtree(run.adapter)
     run.probes.unlink()
@@ -54,27 +44,30 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_an_early_end_is_a_finished_run_that_says_why(early):
-    manifest = early.read()
+def test_an_early_end_is_a_finished_run_that_says_why(early_run):
+    manifest = early_run.read()
     assert manifest.status == "finished"
     assert manifest.ended.startswith(f"{EARLY}`eval_loss` has not improved beyond its noise in 1 evaluation since ")
-    assert (early.checkpoints / "checkpoint-4" / "early_stopping.json").is_file()
+    assert (early_run.checkpoints / "checkpoint-4" / "early_stopping.json").is_file()
 
 
-def test_the_run_ends_with_the_best_adapter_which_no_checkpoint_has(early):
-    manifest = early.read()
+def test_the_run_ends_with_the_best_adapter_which_no_checkpoint_has(early_run):
+    manifest = early_run.read()
     assert (manifest.best.step, manifest.adapter_step, manifest.best.metric) == (2, 2, "loss")
     assert manifest.metrics["eval_loss"] == manifest.best.value
-    assert sorted(folder.name for folder in early.checkpoints.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
-    assert (early.best / WEIGHTS).read_bytes() == (early.adapter / WEIGHTS).read_bytes()
-    assert find_best(early, manifest.run_id).record == manifest.best
-    assert not early.best_of_checkpoint.exists()
+    assert sorted(folder.name for folder in early_run.checkpoints.glob("checkpoint-*")) == [
+        "checkpoint-3",
+        "checkpoint-4",
+    ]
+    assert (early_run.best / WEIGHTS).read_bytes() == (early_run.adapter / WEIGHTS).read_bytes()
+    assert find_best(early_run, manifest.run_id).record == manifest.best
+    assert not early_run.best_of_checkpoint.exists()
 
 
 @pytest.mark.parametrize("choice", ["3", "checkpoint-4", "last", "best", "2"])
 @pytest.mark.parametrize("is_finished", [True, False])
-def test_a_step_is_used_with_its_own_weights(early, unfinished, choice, is_finished):
-    run, told = early if is_finished else unfinished, []
+def test_a_step_is_used_with_its_own_weights(early_run, unfinished, choice, is_finished):
+    run, told = early_run if is_finished else unfinished, []
     with at_checkpoint(run, choice, told.append) as used:
         step = {"3": 3, "best": 2, "2": 2}.get(choice, 4)
         manifest = used.read()
@@ -85,14 +78,14 @@ def test_a_step_is_used_with_its_own_weights(early, unfinished, choice, is_finis
         opened = open_run(used)
         assert opened.manifest.adapter_step == step
         folder = used.adapter
-        settings = [json.loads((place / "generation_config.json").read_text()) for place in (folder, early.adapter)]
+        settings = [json.loads((place / "generation_config.json").read_text()) for place in (folder, early_run.adapter)]
         assert settings[0] == settings[1]
     assert not folder.exists()
     assert RunDir(run.path).read().adapter_step == (2 if is_finished else None)
 
 
-def test_a_merged_checkpoint_is_compared_with_that_checkpoint(early, tmp_path):
-    with at_checkpoint(early, "3", lambda _: None) as used:
+def test_a_merged_checkpoint_is_compared_with_that_checkpoint(early_run, tmp_path):
+    with at_checkpoint(early_run, "3", lambda _: None) as used:
         result = export_merged(used, tmp_path / "merged")
         assert not result.proof.frozen
     assert result.proof.is_verified

@@ -14,8 +14,10 @@ from lora_ns.errors import UsageError
 from lora_ns.exports.lineage import artefact_lineage
 from lora_ns.files.marks import MARK
 from lora_ns.model.adapter import WEIGHTS
+from lora_ns.run.best_adapter import replace_best
 from lora_ns.run.directory import RunDir
-from lora_ns.run.lineage import LINEAGE, read_chain
+from lora_ns.run.lineage import LINEAGE, read_chain, trained_chain
+from lora_ns.run.manifest import BestRecord
 from lora_ns.services.verify_lineage import verify_lineage
 
 RARER = ("quantized", "gguf-lora", "ollama")
@@ -270,3 +272,105 @@ def test_what_is_no_artefact_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"has no lineage\.json: nothing says what it was made from"):
         verify_lineage(tmp_path)
+
+
+# What was made of a checkpoint
+
+
+@pytest.fixture
+def stopped_early(early_run, tmp_path):
+    shutil.copytree(early_run.path, tmp_path / "run")
+    return RunDir(tmp_path / "run")
+
+
+@pytest.fixture
+def interrupted(stopped_early):
+    """The run as it is while it trains, or after an interruption."""
+    begun = read_chain(stopped_early.lineage).chain.only("base", "sources", "settings", "rows")
+    stopped_early.lineage.write_text(begun.text())
+    shutil.rmtree(stopped_early.adapter)
+    stopped_early.update(status="interrupted", adapter={}, seal=None, adapter_step=None, ended=None, best=None)
+    return stopped_early
+
+
+def made_of(run, step, kind, place):
+    """An artefact of a checkpoint."""
+    place.parent.mkdir(exist_ok=True)
+    export = ["export", run.path, "--to", kind, "--output", place, "--checkpoint", step]
+    done = CliRunner().invoke(app, [str(one) for one in export], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return place
+
+
+BEFORE = ["base", "sources", "settings", "rows"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", ["3", "best"])
+def test_an_artefact_of_a_checkpoint_says_so(early_run, tmp_path, kind, step):
+    pytest.importorskip({"quantized": "bitsandbytes", "plain": "torch", "merged": "torch"}.get(kind, "gguf"))
+    place = made_of(early_run, step, kind, tmp_path / NAMES.get(kind, kind))
+    report, name = verify_lineage(place), "best" if step == "best" else f"checkpoint-{step}"
+    assert (report.kind, report.made_from, report.run_id) == (kind, name, early_run.read().run_id)
+    assert [link.name for link in report.links] == [*BEFORE, name, kind]
+    assert {link.state for link in report.links} == {"intact"}
+    assert name in verified(place).output
+
+
+@pytest.mark.parametrize("step", ["4", "best"])
+def test_an_artefact_of_an_interrupted_run_stays_whole_when_the_run_goes_on(interrupted, tmp_path, step):
+    place, name = made_of(interrupted, step, "plain", tmp_path / "plain"), "best" if step == "best" else "checkpoint-4"
+    report = verify_lineage(place)
+    assert (report.made_from, {link.state for link in report.links}) == (name, {"intact"})
+    chain = trained_chain(interrupted)
+    assert chain.get(name) == read_chain(artefact_lineage(place)).chain.get(name)
+    folder = interrupted.best if step == "best" else interrupted.checkpoints / name
+    flip(folder / WEIGHTS)
+    assert verify_lineage(place).first_broken.name == name
+    shutil.rmtree(folder)
+    report = verify_lineage(place)
+    assert report.is_whole
+    assert [link.name for link in report.links if link.state == "not checked"] == [name]
+
+
+def test_a_best_adapter_that_was_replaced_breaks_no_chain(interrupted, tmp_path):
+    place, manifest = made_of(interrupted, "best", "plain", tmp_path / "plain"), interrupted.read()
+    better = BestRecord(step=4, metric="loss", value=9.0)
+    written = interrupted.checkpoints / "checkpoint-4"
+    for saved, state in ((3, "intact"), (5, "not checked")):
+        replace_best(interrupted, manifest.run_id, better, lambda folder: shutil.copytree(written, folder), saved)
+        report = verify_lineage(place)
+        assert report.is_whole
+        assert [(link.name, link.state) for link in report.links if link.name == "best"] == [("best", state)]
+        assert verify_lineage(interrupted.path).is_whole
+    assert "of step 4" in next(link.what for link in report.links if link.name == "best")
+    flip(interrupted.best / WEIGHTS)
+    assert verify_lineage(place).first_broken.name == "best"
+
+
+def test_the_best_adapter_was_made_from_the_rows_of_its_run(stopped_early):
+    assert verify_lineage(stopped_early.best).is_whole
+    text = (stopped_early.best / MARK).read_text()
+    rows = read_chain(stopped_early.lineage).chain.get("rows").sha256
+    (stopped_early.best / MARK).write_text(text.replace(rows, "0" * 64))
+    assert not verify_lineage(stopped_early.path).is_whole
+    assert not verify_lineage(stopped_early.best).is_whole
+
+
+def test_what_is_written_after_the_end_breaks_no_chain(stopped_early):
+    for name in ("tracking/mlflow/x.json", "report.html", "report.json", "metrics.jsonl", "artefacts.jsonl"):
+        file = stopped_early.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("another")
+    assert verify_lineage(stopped_early.path).is_whole
+
+
+def test_combined_runs_are_one_artefact_of_the_first(made, tmp_path):
+    place = tmp_path / "merged"
+    command = ["merge", made / "run", "--with", made / "run", "--output", place, "--checkpoint", "3"]
+    done = CliRunner().invoke(app, [str(one) for one in command], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    report = verify_lineage(place)
+    assert (report.made_from, {link.state for link in report.links}) == ("checkpoint-3", {"intact"})
+    flip(next(place.glob("*.safetensors")))
+    assert verify_lineage(place).first_broken.name == "merged"
