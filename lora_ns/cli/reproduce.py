@@ -65,6 +65,8 @@ def _show(result: Reproduction, as_json: bool) -> None:
     if result.output is None:
         for told in result.notes:
             note(told)
+        if result.end:
+            note(result.end)
         show_result("compared", rows, [] if result.is_refused else [f"lorans reproduce {shlex.quote(result.run)}"])
         return
     rows += [("new run", result.output), ("adapter then", result.expected), ("adapter now", str(result.found))]

@@ -233,6 +233,8 @@ class Manifest(BaseModel):
     error: str | None = None
     reproduces: str | None = None
     """Id of the run that this one repeats."""
+    ends_at: int | None = None
+    """Step after which it ends, because a time limit has ended the run that it repeats there."""
     is_forced: bool = False
     """True if the run trains although its rewards were found to teach nothing."""
     awaits_launcher: bool = False
@@ -241,7 +243,12 @@ class Manifest(BaseModel):
     @property
     def is_complete(self) -> bool:
         """True if no step is left: a run that its time limit has ended is finished, and can be resumed."""
-        return self.status == "finished" and not (self.ended or "").startswith(IN_TIME)
+        return self.status == "finished" and not self.ended_in_time
+
+    @property
+    def ended_in_time(self) -> bool:
+        """True if the time limit ended training."""
+        return (self.ended or "").startswith(IN_TIME)
 
 
 def as_written_now(table: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -45,11 +46,15 @@ class TimeLimit:
     """Seconds of a checkpoint; None before the first one, for which the time to load the base stands."""
     evaluation: float | None = None
     """Seconds of an evaluation; None before the first one."""
+    ends_at: int | None = None
+    """Step after which the run ends, whatever time it takes; None for a limit of seconds."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> TimeLimit | None:
         """Start the clock of a run; None if it has no limit."""
         seconds = manifest.recipe.training.max_seconds
+        if manifest.ends_at is not None:
+            return cls(math.inf, bool(manifest.plan.eval_rows.value), ends_at=manifest.ends_at)
         return None if seconds is None else cls(seconds, bool(manifest.plan.eval_rows.value))
 
     def __post_init__(self) -> None:
@@ -80,6 +85,8 @@ class TimeLimit:
 
     def reason(self, step: int, steps: int) -> str:
         """Say why training ends."""
+        if self.ends_at is not None:
+            return f"{IN_TIME}stopped after step {step:,} of {steps:,}, where `max_time` ended the run that it repeats"
         kept = f", {self.reserve:,.0f} s of it kept for the end" if self.reserve >= 1 else ""
         return f"{IN_TIME}stopped after step {step:,} of {steps:,}, because of `max_time` ({self.seconds:,.0f} s{kept})"
 
@@ -107,7 +114,8 @@ def ending_in_time(limit: TimeLimit, end: Callable[[str], None]) -> TrainerCallb
 
         def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
             limit.steps.append(self._passed())
-            if any_of(int(not limit.allows_a_step())) and state.global_step < state.max_steps:
+            is_over = state.global_step == limit.ends_at or not limit.allows_a_step()
+            if any_of(int(is_over)) and state.global_step < state.max_steps:
                 end(limit.reason(state.global_step, state.max_steps))
                 control.should_save = control.should_training_stop = True
 

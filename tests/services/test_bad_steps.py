@@ -3,36 +3,14 @@
 import json
 
 import pytest
+from poisoner import Poisoner
 from services_recipes import RECIPE, resumed, run_recipe
 
 from lora_ns.errors import RunError
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.run.directory import RunDir
-from lora_ns.run.observer import Observer
 
-transformers = pytest.importorskip("transformers")
-
-
-class Poisoner(Observer):
-    """Makes the gradient of some steps NaN."""
-
-    def __init__(self, *steps):
-        self.steps, self.warnings, self.step_now = steps, [], 0
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    def ready(self, trainer):
-        poisoner = self
-
-        class Clock(transformers.TrainerCallback):
-            def on_step_begin(self, args, state, control, **more):
-                poisoner.step_now = state.global_step + 1
-
-        trainer.add_callback(Clock())
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.register_hook(lambda grad: grad * (float("nan") if self.step_now in self.steps else 1.0))
+pytest.importorskip("transformers")
 
 
 def recorded(run):

@@ -17,9 +17,11 @@ from lora_ns.machine.hardware import detect
 from lora_ns.machine.libraries import Noise
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.run.directory import RunDir
+from lora_ns.run.metrics import read_metrics
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.reproduce.compare import apart
 from lora_ns.services.reproduce.reproduce import check, reproduce
+from lora_ns.services.resume import resume
 from lora_ns.services.verify_lineage import verify_lineage
 
 
@@ -198,3 +200,42 @@ def test_how_far_two_runs_are_apart_is_measured(run, copied, tmp_path):
     found = apart(run, copied)
     assert found.relative == pytest.approx(0.5)
     assert (found.first_step, found.losses) == (step["step"], (step["loss"] - 1, step["loss"]))
+
+
+# Runs that ended before their last step, or skipped some
+
+
+def test_a_run_that_early_stopping_ended_is_repeated_with_its_best_adapter(early_run, tmp_path):
+    observer = Told()
+    result = again(early_run, tmp_path / "again", observer)
+    assert result.is_same
+    assert result.end in observer.notes
+    assert result.end.startswith("early stopping ended the run after step 4")
+    new, before, now = RunDir(tmp_path / "again"), early_run.read(), RunDir(tmp_path / "again").read()
+    assert (now.ended, now.best, now.adapter_step) == (before.ended, before.best, before.adapter_step)
+    assert (new.best / WEIGHTS).read_bytes() == (early_run.best / WEIGHTS).read_bytes()
+    assert verify_lineage(new.path).is_whole
+
+
+def test_a_run_that_its_time_limit_ended_is_repeated_up_to_that_step(tmp_path):
+    few = ("dataset.max_samples=16", "dataset.max_eval_samples=4", "training.global_batch_size=4")
+    best = ("training.eval_steps=1", "training.save_steps=2", "training.load_best_model_at_end=true")
+    highest = ("training.extra.greater_is_better=true", "training.max_steps=4", "peft.lora_dropout=0.1")
+    run = run_recipe(tmp_path, RECIPE, *few, *best, *highest, "training.max_time=1")
+    manifest = run.read()
+    assert manifest.ended_in_time
+    result = again(run, tmp_path / "again")
+    now = RunDir(tmp_path / "again").read()
+    assert (result.is_same, now.adapter_step, now.ends_at) == (True, manifest.adapter_step, 1)
+    assert "the new run ends there, whatever time it takes" in result.end
+    assert now.ended_in_time
+    with Noise() as noise:
+        resume(RunDir(tmp_path / "again"), SilentObserver(), noise)
+    assert RunDir(tmp_path / "again").read().ended is None
+    assert read_metrics(tmp_path / "again/metrics.jsonl").rows[-1]["step"] == 4
+
+
+def test_skipped_steps_are_told_before(copied):
+    assert check(copied).end is None
+    copied.bad_batch.write_text('{"step": 2, "rank": 0, "rows": []}\n')
+    assert "the run skipped steps without a finite gradient (bad_batch.jsonl)" in check(copied).end

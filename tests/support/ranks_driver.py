@@ -15,6 +15,7 @@ from pathlib import Path
 
 import accelerate.state as accelerate_state
 from accelerate.utils import DistributedType
+from poisoner import Poisoner
 from services_recipes import interrupt
 from torch import distributed
 
@@ -25,6 +26,9 @@ from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import SilentObserver
 
 AS_TRAINED_AT_ONCE = "adapter-at-once"
+
+POISON = "poison.json"
+"""File of a run with the steps whose gradient is not finite."""
 
 
 _strategies = [""]
@@ -52,7 +56,15 @@ def train_one(run: RunDir) -> None:
     _strategies[-1] = run.read().recipe.distributed.strategy
     run.ranks.mkdir(exist_ok=True)
     with Noise() as noise:
-        lora_ns.training.rank.train_rank(run, SilentObserver(), noise, is_launched=True)
+        lora_ns.training.rank.train_rank(run, _observer(run), noise, is_launched=True)
+
+
+def _observer(run: RunDir) -> SilentObserver:
+    """An observer, which spoils the gradient of the last rank in the steps that the file `POISON` of the run has."""
+    file = run.path / POISON
+    if not file.is_file() or os.environ["RANK"] == "0":
+        return SilentObserver()
+    return Poisoner(*json.loads(file.read_text()))
 
 
 def interrupt_once_trained(run: RunDir, rank: Rank) -> None:

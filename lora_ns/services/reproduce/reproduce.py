@@ -26,6 +26,7 @@ from lora_ns.recipe.distributed import is_launched
 from lora_ns.run.directory import RunDir, new_run_id
 from lora_ns.run.lineage import begin_chain
 from lora_ns.run.manifest import Manifest
+from lora_ns.run.metrics import read_metrics
 from lora_ns.run.observer import Observer
 from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
 from lora_ns.services.reproduce.compare import Apart, apart
@@ -54,6 +55,8 @@ class Reproduction:
     """How far the adapters are apart; None if they are the same."""
     lineage: str | None = None
     """The tip of the new run's lineage."""
+    end: str | None = None
+    """How the run came to its end, and how the new one does; None for all steps, of which none was skipped."""
 
     @property
     def is_same(self) -> bool:
@@ -76,7 +79,12 @@ def check(run: RunDir, base_path: Path | None = None) -> Reproduction:
     manifest = _finished(run)
     found, notes = differing(run, manifest, find_base_again(manifest, base_path), detect(), base_path)
     return Reproduction(
-        str(run.path), None, tuple(found), (*notes, *_expectations(manifest)), manifest.adapter.get(WEIGHTS, "")
+        str(run.path),
+        None,
+        tuple(found),
+        (*notes, *_expectations(manifest)),
+        manifest.adapter.get(WEIGHTS, ""),
+        end=_end(run, manifest),
     )
 
 
@@ -116,7 +124,8 @@ def reproduce(
     notes += _expectations(manifest)
     if not is_forced:
         _refuse(found)
-    for text in (*notes, *(f"{_shown(one)}, which {one.effect}" for one in found)):
+    end = _end(run, manifest)
+    for text in (*notes, *([end] if end else []), *(f"{_shown(one)}, which {one.effect}" for one in found)):
         observer.warn(text)
     again = _again(run, manifest, base, machine, new)
     trained = _train(run, again, base, machine, new, observer, noise)
@@ -130,6 +139,7 @@ def reproduce(
         weights,
         None if weights == expected else apart(run, new),
         trained,
+        end,
     )
 
 
@@ -194,10 +204,30 @@ def _expectations(manifest: Manifest) -> list[str]:
     return notes
 
 
+def _end(run: RunDir, manifest: Manifest) -> str | None:
+    """How a run came to its end, and how the new one does; None for all steps, of which none was skipped."""
+    found, last = [], _last_step(run, manifest)
+    if manifest.ended_in_time:
+        found.append(f"its time limit ended it after step {last:,}: the new run ends there, whatever time it takes")
+    elif manifest.ended:
+        found.append(f"early stopping ended the run after step {last:,}: the new run decides again at each evaluation")
+    if is_file(run.bad_batch):
+        found.append(
+            f"the run skipped steps without a finite gradient ({run.bad_batch.name}): "
+            "the new run skips them too if rows or rate are the cause, and not if the hardware was"
+        )
+    return "; ".join(found) or None
+
+
+def _last_step(run: RunDir, manifest: Manifest) -> int:
+    """The last step of a finished run; its adapter may be that of an earlier one."""
+    return max((row["step"] for row in read_metrics(run.metrics).rows), default=manifest.adapter_step or 0)
+
+
 def _again(run: RunDir, manifest: Manifest, base: Base, machine: Machine, new: RunDir) -> Manifest:
     """The manifest of the new run before its first step: what determines the result is that of the old one."""
     recipe = manifest.recipe
-    training = recipe.training.model_copy(update={"output_dir": str(new.path)})
+    training = recipe.training.model_copy(update={"output_dir": str(new.path), "max_time": None})
     record = record_base(base).model_copy(update={"name": manifest.base.name})
     same = base.is_fingerprint(manifest.base.fingerprint)
     return Manifest(
@@ -211,6 +241,7 @@ def _again(run: RunDir, manifest: Manifest, base: Base, machine: Machine, new: R
         packages=libraries.versions(),
         machine=asdict(machine),
         reproduces=manifest.run_id,
+        ends_at=_last_step(run, manifest) if manifest.ended_in_time else None,
         **{name: getattr(manifest, name) for name in _KEPT},
     )
 
