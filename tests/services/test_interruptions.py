@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -20,15 +21,17 @@ from safetensors.torch import load_file
 from services_recipes import RECIPE, resumed, run_recipe
 
 from lora_ns.errors import InterruptedRunError
-from lora_ns.files.disk import hash_folder
+from lora_ns.files.disk import hash_folder, sha256_file
 from lora_ns.launch.ranks import _event_handler
 from lora_ns.machine.libraries import Noise
 from lora_ns.model.adapter import WEIGHTS
 from lora_ns.parallel.stop import EndedEarly, StopSignal
 from lora_ns.recipe.load import load_recipe
+from lora_ns.run.best_adapter import find_best
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import SilentObserver
 from lora_ns.services.train import train
+from lora_ns.services.verify_lineage import verify_lineage
 
 SHORT = RECIPE.replace("max_steps = 6", "max_steps = 3").replace("max_samples = 64", "max_samples = 24")
 
@@ -123,6 +126,42 @@ def test_of_several_processes_the_command_forgets_what_is_replaced_at_their_firs
     assert bool(run.put_aside) is is_signalled
     tell({"event": "result", "values": [{"steps": 3}]})
     assert result == {"steps": 3}
+
+
+KEEPS_BEST = (
+    *("dataset.max_samples=16", "dataset.max_eval_samples=4", "training.global_batch_size=4"),
+    *("training.eval_steps=1", "training.save_steps=2", "training.load_best_model_at_end=true"),
+    *("training.early_stopping_patience=4", "training.early_stopping_threshold=100.0", "peft.lora_dropout=0.1"),
+)
+"""Every evaluation is better than the one before, and none by more than the threshold: the run ends after step 5."""
+
+
+def train_until_killed(folder, when):
+    run_recipe(folder, RECIPE, *KEEPS_BEST, observer=Signalled(signal.SIGKILL, when))
+
+
+@pytest.mark.matrix
+def test_a_killed_run_ends_early_with_the_best_adapter_as_the_undisturbed_one_does(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = run_recipe(tmp_path / "whole", RECIPE, *KEEPS_BEST)
+    assert whole.read().ended
+    for when, best in ((("evaluated", 3), 2), (("step", 4), 3)):
+        folder = tmp_path / f"{when[0]}-{when[1]}"
+        folder.mkdir()
+        process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=(folder, when))
+        process.start()
+        process.join()
+        run = RunDir.open(folder / "run")
+        assert (process.exitcode, run.read().status) == (-signal.SIGKILL, "running")
+        found = find_best(run, run.read().run_id)
+        assert found.record.step == best
+        resumed(run)
+        now, before = run.read(), whole.read()
+        assert (now.ended, now.best, now.adapter_step) == (before.ended, before.best, before.adapter_step)
+        for name in (f"adapter/{WEIGHTS}", f"best/{WEIGHTS}"):
+            assert sha256_file(run.path / name) == sha256_file(whole.path / name)
+        assert not run.best_of_checkpoint.exists()
+        assert verify_lineage(run.path).is_whole
 
 
 @pytest.mark.cluster
