@@ -13,6 +13,7 @@ from lora_ns.data.encode_prompts import PromptRows
 from lora_ns.data.encode_text import ROWS_AT_ONCE, CausalRows, encode_causal, with_rows
 from lora_ns.data.encoded import Encoded, Encoding, Tally, Tokenized, as_dataset
 from lora_ns.data.notices import NEVER_TAUGHT, NOTICES, UNTOLD, Noted
+from lora_ns.data.places import stretches
 from lora_ns.data.render import Renderer
 from lora_ns.data.rows import OnRows, Row, ignore_rows, shortened, try_each
 from lora_ns.data.source import Source
@@ -52,7 +53,8 @@ def tokenized(source: Source, encoding: Encoding, teaches: bool = True) -> Token
     """
     if problems := refusals(source, encoding, teaches):
         raise DataError(problems)
-    return Tokenized(as_dataset(encoding.sequences), encoding.tally)
+    places = stretches(sequence.where for sequence in encoding.sequences)
+    return Tokenized(as_dataset(encoding.sequences), encoding.tally, places)
 
 
 def refusals(source: Source, encoding: Encoding, teaches: bool = True) -> list[Problem]:

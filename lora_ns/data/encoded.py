@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.loss_mask import Rendered
 from lora_ns.data.notices import LEFT_OUT, Noted
+from lora_ns.data.places import Stretch
 from lora_ns.errors import Problem
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Tokenized:
 
     dataset: datasets.Dataset
     tally: Tally
+    places: Sequence[Stretch] = ()
+    """Places of the rows of the dataset in their files."""
 
 
 def as_dataset(sequences: Sequence[Encoded]) -> datasets.Dataset:

@@ -116,7 +116,8 @@ def _prepare(settled: Settled, rows: OpenedRows, observer: Observer) -> Preparat
             settled.recipe, settled.folder, sources.format, rows.renderer, rows.labels, rows.room, known
         )
     record = _data_record(sources, encoded, _kept(settled.recipe, len(usual)), stream)
-    return Preparation(train, evaluation, facts, record, rows.labels, problem_type_of(sources.format), stream)
+    places = () if train is not encoded.train.dataset else tuple(encoded.train.places)  # packed rows have none
+    return Preparation(train, evaluation, facts, record, rows.labels, problem_type_of(sources.format), stream, places)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import lora_ns
 from lora_ns.data import cache
+from lora_ns.data.places import Stretch, as_stretches
 from lora_ns.data.sources import origins
 from lora_ns.data.stream import Stream
 from lora_ns.errors import RunError, UsageError
 from lora_ns.files.marks import MARK, Fault, fault_of, mark_folder, read_mark
-from lora_ns.files.reading import read_json
+from lora_ns.files.reading import LARGEST_LIST, read_json
 from lora_ns.machine.libraries import versions
 from lora_ns.plan.plan import DataFacts
 from lora_ns.recipe.recipe import Recipe
@@ -42,6 +43,8 @@ class Preparation:
     """Problem type of a text classifier, by transformers' name."""
     stream: Stream | None = None
     """The training rows, if they are a stream; `train` then only has the first ones. Streams are never cached."""
+    places: Sequence[Stretch] = ()
+    """Places of the training rows in their files; empty if they are packed."""
 
     @property
     def data(self) -> tuple[datasets.Dataset, datasets.Dataset | None]:
@@ -107,12 +110,13 @@ def find_preparation(key: str, tell: Callable[[str], None] = lambda _: None) -> 
         cache.drop(folder)
         return None
     try:
-        kept = read_json(folder / _FACTS)
+        kept = read_json(folder / _FACTS, most=LARGEST_LIST)
         record = DataRecord.model_validate(kept["record"])
         train = saved_rows(folder / "train")
         evaluation = saved_rows(folder / "eval") if record.eval else None
         facts = DataFacts(**{**kept["facts"], "notes": tuple(kept["facts"]["notes"])})
-        return Preparation(train, evaluation, facts, record, tuple(kept["labels"]), kept["problem_type"])
+        places = as_stretches(kept["places"])
+        return Preparation(train, evaluation, facts, record, tuple(kept["labels"]), kept["problem_type"], None, places)
     except (OSError, ValueError, TypeError, KeyError, UsageError):
         cache.drop(folder)
         return None
@@ -132,6 +136,7 @@ def keep_preparation(key: str, prepared: Preparation) -> None:
             "record": record,
             "labels": prepared.labels,
             "problem_type": prepared.problem_type,
+            "places": prepared.places,
         }
         (folder / _FACTS).write_text(json.dumps(kept), encoding="utf-8")
         mark_folder(folder)

@@ -91,6 +91,11 @@ class RunPaths:
         return self.path / "data"
 
     @property
+    def places(self) -> Path:
+        """The places of the training rows in the files that they were read from."""
+        return self.data / "places.json"
+
+    @property
     def code(self) -> Path:
         """Copies of the Python files of reward functions, which a resumed run goes on with."""
         return self.path / "code"

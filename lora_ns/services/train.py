@@ -268,7 +268,7 @@ def _save_inputs(
     The lineage of the run begins with them.
     """
     keep_earlier(run, earlier, settled.recipe.peft)
-    save_data(run, rows.data)
+    save_data(run, rows.data, rows.places)
     keep_trained_rows(run, rows.train, tokenizer, rows.labels)
     copy_code(run, settled.recipe, [settled.folder, Path.cwd()])
     begin_chain(run, manifest, base)

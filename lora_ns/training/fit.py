@@ -366,7 +366,7 @@ def ready_trainer(
         model.generation_config.eos_token_id = list(manifest.stop_token_ids)
     with telling_memory_errors(*no_room_to_load(manifest)):
         teacher = load_teacher(manifest)
-    bad = BadSteps(run.bad_batch, prepared.rank.number)
+    bad = BadSteps(run.bad_batch, prepared.rank.number, run.places)
     with telling_broken_rows(run, manifest):  # the trainer reads the first rows of a stream
         trainer = make_trainer(
             recipe,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_ns.answers.opened import format_of, reopen_base
 from lora_ns.answers.teacher import reopen_teacher
+from lora_ns.data.places import Stretch, write_places
 from lora_ns.data.prepared import saved_rows
 from lora_ns.data.render import make_renderer
 from lora_ns.data.stream import Stream, check_stream
@@ -160,12 +161,16 @@ def _check_resumable(run: RunDir, manifest: Manifest, checkpoint: tuple[Path, in
         raise UsageError(Problem(str(run.path), what, "start a new run with `--overwrite`"))
 
 
-def save_data(run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None]) -> None:
+def save_data(
+    run: RunDir, data: tuple[datasets.Dataset, datasets.Dataset | None], places: Sequence[Stretch] = ()
+) -> None:
     """Save the rows so that the run can be resumed; of a stream, only the first rows, which show its columns."""
     with telling_disk_errors(run.data):
         data[0].save_to_disk(str(run.data / "train"))
         if data[1] is not None:
             data[1].save_to_disk(str(run.data / "eval"))
+        if places:
+            write_places(run.places, places)
     mark_folder(run.data)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.data.places import place_of, read_places
 from lora_ns.errors import Problem, RunError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class BadSteps:
     file: Path
     """`bad_batch.jsonl` of the run."""
     rank: int = 0
+    places: Path | None = None
+    """File with the places of the training rows, if the run has kept them."""
     skipped: set[int] = field(default_factory=set)
     batches: list[tuple[Any, Tensor]] = field(default_factory=list)
     """Inputs and loss of each micro-batch since the last optimizer step."""
@@ -102,7 +105,7 @@ def skipping_bad_steps(
             more["optimizer"].zero_grad(set_to_none=True)  # a parameter without gradient is left as it is
             bad.skipped.add(step)
             bad.in_a_row += 1
-            _record(bad, step, _rows_of(batches, rows, tokenizer))
+            _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
             warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
 
         def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
@@ -140,9 +143,9 @@ def _record(bad: BadSteps, step: int, rows: Sequence[Mapping[str, Any]]) -> None
 
 
 def _rows_of(
-    batches: Sequence[tuple[Any, Any]], rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase
+    batches: Sequence[tuple[Any, Any]], rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, places: Path | None
 ) -> list[dict[str, Any]]:
-    """The rows of a step: their numbers in the training data, their text, and the loss of their micro-batch.
+    """The rows of a step: numbers and places in the training data, text, and the loss of their micro-batch.
 
     If the loss of some micro-batches is not finite, the rows of the others are left out.
     """
@@ -154,8 +157,14 @@ def _rows_of(
             said = loss if math.isfinite(loss) else str(loss)
             found += [{"loss": said, "ids": ids} for ids in _sequences(inputs)]
     numbers = _numbers_of([tuple(row["ids"]) for row in found], rows)
+    known = read_places(places) if places else []
     return [
-        {"row": number, "loss": row["loss"], "text": tokenizer.decode(row["ids"])[:_LONGEST_TEXT]}
+        {
+            "row": number,
+            "where": place_of(known, number) if number else None,
+            "loss": row["loss"],
+            "text": tokenizer.decode(row["ids"])[:_LONGEST_TEXT],
+        }
         for row, number in zip(found, numbers, strict=True)
     ]
 

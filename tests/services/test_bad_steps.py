@@ -35,6 +35,7 @@ def test_a_bad_step_is_skipped_and_the_run_finishes(tmp_path):
     found = recorded(run)[0]["rows"]
     assert len(found) == 8
     assert all(1 <= row["row"] <= 64 and row["text"] for row in found)
+    assert all(row["where"] == f"train.jsonl:{row['row']}" for row in found)
 
 
 def test_three_in_a_row_end_the_run_with_the_weights_before_them(tmp_path):
