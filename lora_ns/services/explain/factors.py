@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.objectives import LabelObjective, Sft
+from lora_ns.plan.rates import usual_rate_of
 from lora_ns.services.explain.replay import Window
 from lora_ns.services.explain.trouble import Kind
 from lora_ns.table import IGNORED
@@ -55,6 +56,26 @@ def _rate(times: float, *against: Kind) -> Factor:
         "training.learning_rate",
         remedy,
     )
+
+
+def _usual(window: Window) -> float:
+    """The factor from the rate of a window to the usual one."""
+    usual = usual_rate_of(window.manifest.recipe, window.prepared.base.facts)
+    return usual / window.manifest.plan.learning_rate.value
+
+
+_FAR = 200
+"""Factor from the usual rate beyond which that is tried, too."""
+
+_USUAL_RATE = Factor(
+    "the usual learning rate",
+    "rate-too-low",
+    lambda window: replace(window, rate=window.rate * _usual(window)),
+    lambda window: _usual(window) > _FAR,
+    ("flat",),
+    "training.learning_rate",
+    lambda window: f"leave it out, or write {_usual(window) * window.manifest.plan.learning_rate.value:.2g}",
+)
 
 
 def _clipped(window: Window) -> float:
@@ -106,6 +127,7 @@ FACTORS = (
     _rate(1 / 10, "broken", "diverged", "flat"),
     _rate(10, "flat"),
     _rate(100, "flat"),
+    _USUAL_RATE,
     Factor(
         "gradients clipped",
         "gradients-too-large",

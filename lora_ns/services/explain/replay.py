@@ -132,6 +132,7 @@ def play(window: Window, asked: Sequence[int] = ()) -> Course:
                 raise
             broken = str(error)
     gc.collect()
+    broken = broken or watch.broken
     return Course(tuple(watch.losses), watch.held_out, broken, tuple(watch.batches.last_rows()), tuple(watch.asked))
 
 
@@ -189,6 +190,7 @@ class _Watch(Observer):
         self.asked: list[float] = []
         self.held_out: float | None = None
         self.has_begun = False
+        self.broken = ""
 
     def ready(self, trainer: Trainer) -> None:
         """Add what notes the batches, and what changes the rate and asks rows once a checkpoint is loaded."""
@@ -200,7 +202,14 @@ class _Watch(Observer):
         self.has_begun = True
 
     def logged(self, row: dict[str, Any]) -> None:
-        """Keep the losses, and end the replay after the last one."""
+        """Keep the losses, and end the replay after the last one, or at one that is not finite.
+
+        In float16 the loss scaler looks for its scale by gradients that are not.
+        """
+        names = ("loss",) if self._window.manifest.plan.dtype.value == "float16" else ("loss", "grad_norm")
+        if name := next((name for name in names if not math.isfinite(row.get(name) or 0.0)), None):
+            self.broken = f"step {row['step']:,}: {name} is {row[name]}"
+            raise _EnoughError
         if "loss" in row:
             self.losses.append(float(row["loss"]))
             self._is_last = row["step"] >= self._window.end
