@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from lora_ns.objectives import LabelObjective
+from lora_ns.recipe.directions import LOWER
 from lora_ns.recipe.recipe import Recipe
 
 USUAL = "loss"
 """The metric of a recipe that needs one and names none."""
-
-LOWER = ("loss", "rmse")
-"""Metrics of trainers that are better the lower they are."""
 
 _OF_LABELS = (
     *("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation", "precision", "recall", "subset_accuracy"),

@@ -39,7 +39,8 @@ _TONES: Sequence[Tone] = ("accent", "second", "third", "fourth")
 def curve_plots(facts: Facts) -> Iterator[Plot]:
     """Yield the curves of training: the loss, and what the hardware and the optimizer did."""
     curves = facts.curves
-    if layers := [*_trained("training", curves["loss"]), *_evaluated(curves["eval_loss"])]:
+    evaluated = _evaluated(curves["eval_loss"], ends=curves.ends("eval_loss"))
+    if layers := [*_trained("training", curves["loss"]), *evaluated]:
         yield Plot("loss", "Loss", _trend("The training loss", curves["loss"], curves["eval_loss"]), layers)
     yield from _figures(facts)
     single = (
@@ -56,8 +57,8 @@ def curve_plots(facts: Facts) -> Iterator[Plot]:
     yield from _memory(facts)
 
 
-def objective_plots(curves: Curves) -> Iterator[Plot]:
-    """Yield what matters to preference and reward runs, of training and of the evaluation rows."""
+def objective_plots(curves: Curves, rows: int = 0) -> Iterator[Plot]:
+    """Yield what matters to preference and reward runs, of training and of so many evaluation rows."""
     if not any(name in curves for name in ("rewards/margins", "reward", "margin", "rewards/chosen")):
         return
     for key, title, names, unit in _TOGETHER:
@@ -65,7 +66,9 @@ def objective_plots(curves: Curves) -> Iterator[Plot]:
         for name, tone in zip(names, _TONES, strict=False):
             label = name.rpartition("/")[2].replace("_", " ") if len(names) > 1 else ""
             layers += _trained(label or "training", curves[name], tone)
-            layers += _evaluated(curves[f"eval_{name}"], f"{label} evaluation".strip(), tone if label else "second")
+            series = curves[f"eval_{name}"]
+            ends = _share_intervals(name, series.finite, rows)
+            layers += _evaluated(series, f"{label} evaluation".strip(), tone if label else "second", ends)
         if layers:
             first = curves[next(name for name in names if curves[name] or curves[f"eval_{name}"])]
             yield Plot(key, title, _trend(title, first), layers, y_label=unit)
@@ -107,7 +110,7 @@ def prediction_plots(predictions: Predictions) -> Iterator[Plot]:
 def all_plots(facts: Facts) -> list[Plot]:
     """All plots of a run in the order of its report."""
     predicted = prediction_plots(facts.predictions) if facts.predictions else ()
-    return [*curve_plots(facts), *objective_plots(facts.curves), *predicted]
+    return [*curve_plots(facts), *objective_plots(facts.curves, facts.eval_rows), *predicted]
 
 
 def _chosen(values: Sequence[float]) -> list[float]:
@@ -117,8 +120,8 @@ def _chosen(values: Sequence[float]) -> list[float]:
 
 def _figures(facts: Facts) -> Iterator[Plot]:
     """The figures of the evaluation rows that the objective shows, with intervals where they are shares."""
-    objective, evaluated = facts.manifest.recipe.objective, facts.manifest.data.eval
-    rows = evaluated.rows if evaluated and objective.answers != "tags" else 0  # shares of tags are shares of words
+    objective = facts.manifest.recipe.objective
+    rows = facts.eval_rows if objective.answers != "tags" else 0  # shares of tags are shares of words
     shown: Mapping[str, str] = {**objective.shows, "exact_match": "exact match"}
     for name, label in shown.items():
         series = facts.curves[f"eval_{name}"].finite
@@ -183,12 +186,18 @@ def _trained(label: str, series: Series, tone: Tone = "accent") -> list[Layer]:
     ]
 
 
-def _evaluated(series: Series, label: str = "evaluation", tone: Tone = "second") -> list[Layer]:
+def _evaluated(
+    series: Series,
+    label: str = "evaluation",
+    tone: Tone = "second",
+    ends: tuple[Sequence[float | None], Sequence[float | None]] = ((), ()),
+) -> list[Layer]:
+    """The values of evaluations, with the ends of their intervals where these are known."""
     found = series.finite
     if not len(found):
         return []
     line = [Line(found.steps, found.values, tone=tone, is_faint=True)] if len(found) > 1 else []
-    return [*line, Points(found.steps, found.values, label, tone)]
+    return [*line, Points(found.steps, found.values, label, tone, *ends)]
 
 
 def _spans_decades(series: Series) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,25 @@ class Curves:
     def __contains__(self, name: object) -> bool:
         return name in self.series
 
+    def ends(self, name: str) -> tuple[list[float | None], list[float | None]]:
+        """Return the ends of the 95 % intervals of the finite values of a series; None where none was logged."""
+        steps = self[name].finite.steps
+        low, high = (dict(zip(one.steps, one.values, strict=True)) for one in map(self.__getitem__, _ends_of(name)))
+        return [low.get(step) for step in steps], [high.get(step) for step in steps]
+
     @property
     def last_step(self) -> int:
         """The last step of any series, 0 if there is none."""
         return max((series.steps[-1] for series in self.series.values()), default=0)
+
+
+def _ends_of(name: str) -> tuple[str, str]:
+    return f"{name}_low", f"{name}_high"
+
+
+def is_end_of_interval(name: str, known: Container[str]) -> bool:
+    """Return whether a series is an end of the intervals of another one, which is no curve of its own."""
+    return name.endswith(("_low", "_high")) and name.rpartition("_")[0] in known
 
 
 def read_curves(file: Path, last: int = LAST_STEP) -> Curves:

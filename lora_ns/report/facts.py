@@ -82,6 +82,11 @@ class Facts:
     """What could not be read."""
 
     @property
+    def eval_rows(self) -> int:
+        """Number of evaluation rows."""
+        return self.manifest.data.eval.rows if self.manifest.data.eval else 0
+
+    @property
     def commands(self) -> dict[str, str]:
         """Commands that go on from this run, by what they do."""
         run, objective = shlex.quote(str(self.run.path)), self.manifest.recipe.objective
@@ -159,8 +164,9 @@ def gather(run: RunDir) -> Facts:
     of_training = next((one for one in reversed(evaluations) if one.is_of_training), None)
     newest = of_training or (evaluations[-1] if evaluations else None)
     items = told("items.jsonl", lambda: _items(newest.folder / "items.jsonl"), []) if newest else []
-    verdict = judge(manifest, curves, newest.suites if newest else (), _answers(items))
-    predictions = told("predictions.json", lambda: _predictions(run, notes), None)
+    predictions: Predictions | None = told("predictions.json", lambda: _predictions(run, notes), None)
+    answers = _answers(items) or (predictions.answers if predictions else [])
+    verdict = judge(manifest, curves, newest.suites if newest else (), answers)
     return Facts(
         run,
         manifest,

@@ -141,6 +141,14 @@ class Predictions:
         return ClassFigures(self.labels[place], has, found, sum(one and other for one, other in pairs))
 
     @property
+    def answers(self) -> list[tuple[str, str]]:
+        """Expected and predicted class of each row; empty for other kinds."""
+        if self.kind != "single_label_classification":
+            return []
+        pairs = zip(self.expected, self.predicted, strict=True)
+        return [(self.labels[expected], self.labels[predicted]) for expected, predicted in pairs]
+
+    @property
     def bins(self) -> list[ConfidenceBin]:
         """Rows by the probability of the predicted class, without empty bins."""
         groups: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]

@@ -27,7 +27,7 @@ def page(found: Facts) -> str:
     parts = [
         _head(found),
         section("Curves", _figures(curve_plots(found)), anchor="curves"),
-        section("Preferences and rewards", _figures(objective_plots(found.curves)), anchor="rewards"),
+        section("Preferences and rewards", _figures(objective_plots(found.curves, found.eval_rows)), anchor="rewards"),
         section("Evaluation rows", *_predicted(found), anchor="predictions"),
         section("What was trained", *_trained(found), anchor="trained"),
         section("Data", *_data(found), anchor="data"),

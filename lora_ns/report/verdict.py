@@ -37,6 +37,10 @@ SAME_ANSWER = 0.9
 """Share of the answers that are one text, from which a model counts as collapsed."""
 
 
+CHANCE = 0.5
+"""Share of pairs that a model ranks right which knows nothing of the preference."""
+
+
 @dataclass(frozen=True)
 class Change:
     """A figure before and after, or at the start and at the end of training."""
@@ -146,7 +150,10 @@ def _state(
         return manifest.status, ""
     if manifest.status != "finished":
         return "running", ""
-    if same := _same_answer(answers) or _no_better_than_constant(manifest):
+    if idle := _no_better_than_constant(manifest):
+        same = _same_answer(answers, expected_below=SAME_ANSWER)
+        return ("collapsed", f"{same}; {idle}") if same else ("flat", idle)
+    if same := _same_answer(answers):
         return "collapsed", same
     return _moved(changes)
 
@@ -181,12 +188,13 @@ def _broken_by(manifest: Manifest) -> str:
     return line if manifest.status == "failed" and (" is nan" in line or " is inf" in line) else ""
 
 
-def _same_answer(answers: Sequence[tuple[str, str]]) -> str:
+def _same_answer(answers: Sequence[tuple[str, str]], expected_below: float = SAME_ANSWER / 2) -> str:
+    """A sentence about answers that are nearly all one text, if less than this share of the expected ones are."""
     if len(answers) < 20:
         return ""
     given, expected = _most_common(got for _, got in answers), _most_common(want for want, _ in answers)
     share, text = given
-    if share < SAME_ANSWER or expected[0] > share / 2:
+    if share < SAME_ANSWER or expected[0] >= expected_below:
         return ""
     shown = "empty" if not text.strip() else f"`{text[:60]}`"
     return f"{share:.0%} of {len(answers):,} answers are {shown}".replace("%", " %")
@@ -212,7 +220,7 @@ def _no_better_than_constant(manifest: Manifest) -> str:
 def _changes(manifest: Manifest, curves: Curves, suites: Sequence[Mapping[str, Any]]) -> list[Change]:
     """What is known, the most telling first: paired tests, figures of the evaluation rows, losses."""
     found = [change for suite in suites for change in [tested(suite)] if change]
-    found += [change for change in (_label_figure(manifest), _reward(curves)) if change]
+    found += [change for change in (_label_figure(manifest), _pairs(manifest, curves), _reward(curves)) if change]
     if not manifest.recipe.objective.generates:
         found += [change for change in (_eval_loss(curves), _training_loss(curves)) if change]
     return found
@@ -275,20 +283,38 @@ def _interval(name: str, value: float, rows: int) -> tuple[float | None, float |
     return None, None
 
 
+def _pairs(manifest: Manifest, curves: Curves) -> Change | None:
+    """The share of evaluation pairs whose preferred answer is ranked higher, against chance; else the margin."""
+    objective = manifest.recipe.objective
+    name = next((one for one in ("rewards/accuracies", "accuracy") if objective.shows.get(one) == "pairs right"), "")
+    series = curves[f"eval_{name}"].finite
+    after_start = [value for step, value in zip(series.steps, series.values, strict=True) if step]
+    rows = manifest.data.eval.rows if manifest.data.eval else 0
+    if not after_start or not rows or not 0 <= after_start[-1] <= 1:
+        return _quarters(curves["rewards/margins"], "the margin of preferred answers", higher_is_better=True)
+    found = wilson(after_start[-1], rows)
+    verdict: Any = "better" if found.low > CHANCE else "worse" if found.high < CHANCE else "cannot tell"
+    told = "the share of pairs ranked right"
+    return Change(told, None, after_start[-1], found.low, found.high, rows, f"chance: {CHANCE}", verdict)
+
+
 def _reward(curves: Curves) -> Change | None:
     """The reward of the first quarter of a run against that of the last."""
     return _quarters(curves["reward"], "the reward", higher_is_better=True)
 
 
 def _eval_loss(curves: Curves) -> Change | None:
-    """The evaluation loss, first against last. It has no interval: one number is logged for all rows."""
+    """The evaluation loss, first against last, with the interval of the last one, on the same rows as the first."""
     series = curves["eval_loss"].finite
     if len(series) < 2:
         return None
     before, after = series.values[0], series.values[-1]
     moved = (after - before) / max(abs(before), 1e-12)
-    verdict: Any = "better" if moved < -FLAT else "worse" if moved > FLAT else "cannot tell"
-    return Change("the evaluation loss", before, after, verdict=verdict)
+    (*_, low), (*_, high) = curves.ends("eval_loss")
+    ends = (None, None) if low is None or high is None else (low - before, high - before)
+    is_noise = abs(moved) <= FLAT or (low is not None and high is not None and low <= before <= high)
+    verdict: Any = "cannot tell" if is_noise else "better" if moved < 0 else "worse"
+    return Change("the evaluation loss", before, after, *ends, verdict=verdict)
 
 
 def _training_loss(curves: Curves) -> Change | None:

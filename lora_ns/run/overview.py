@@ -20,6 +20,7 @@ from pydantic_core import from_json
 from lora_ns.errors import Problem, UsageError
 from lora_ns.files.locks import is_locked
 from lora_ns.files.reading import MIB, NotAFileError, open_file, read_bytes
+from lora_ns.recipe.directions import is_lower_better
 from lora_ns.run.paths import RunPaths
 from lora_ns.safety.credentials import scrubbed
 
@@ -351,9 +352,10 @@ def _of_metrics(manifest: Mapping[str, Any], rows: list[dict[str, Any]]) -> Best
     chosen = text_in(training, "metric_for_best_model") or text_in(extra, "metric_for_best_model") or "loss"
     name = chosen if chosen.startswith("eval_") else f"eval_{chosen}"
     greater = within(extra, "greater_is_better")
-    is_greater = greater if isinstance(greater, bool) else not name.endswith("loss")
-    measured = [(value, -row["step"]) for row in rows if row["step"] and (value := number_in(row, name)) is not None]
+    sign = 1 if (greater if isinstance(greater, bool) else not is_lower_better(name)) else -1
+    measured = [(sign * value, -row["step"], row) for row in rows if row["step"] and (value := number_in(row, name)) is not None]
     if not measured:
         return None
-    value, step = max(measured) if is_greater else min((one, -other) for one, other in measured)
-    return Best(name, value, step=abs(step))
+    row = max(measured, key=lambda one: one[:2])[2]
+    ends = number_in(row, f"{name}_low"), number_in(row, f"{name}_high")
+    return Best(name, row[name], *ends, step=row["step"])

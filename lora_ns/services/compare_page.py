@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.report import page
-from lora_ns.report.curves import Curves, Series, noise, thin
+from lora_ns.report.curves import Curves, Series, is_end_of_interval, noise, thin
 from lora_ns.report.plots import Layer, Line, Plot, Points, Tone, svg
 from lora_ns.run import wording
 from lora_ns.safety.credentials import scrubbed
@@ -86,7 +86,8 @@ def curve_names(curves: Sequence[Curves]) -> list[str]:
     """Return the names of the curves that are worth a plot, the most telling first."""
     known = dict.fromkeys(name for one in curves for name in one.series)
     ordered = [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
-    wanted = [name for name in ordered if not name.endswith(_SKIPPED) and any(len(one[name].finite) for one in curves)]
+    ordered = [name for name in ordered if not name.endswith(_SKIPPED) and not is_end_of_interval(name, known)]
+    wanted = [name for name in ordered if any(len(one[name].finite) for one in curves)]
     several = [name for name in wanted if any(len(one[name]) > 1 for one in curves)]
     return (several or wanted)[:MOST_PLOTS]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+
+from lora_ns.statistics import estimate, mean
 
 
 @functools.cache
@@ -53,8 +56,22 @@ def counted(trainer_class: Any) -> Any:
             sums = self.__dict__.pop("_eval_sums", None) if "eval_loss" in logs else None
             if sums:
                 self.eval_units = self.__dict__.pop("_units")
+                logs |= interval_of(self.eval_units)
             if sums and (count := sums.pop("count")):
                 self.log_means({name: value / count for name, value in sums.items()}, logs)
             super().log(logs, start_time)
 
     return CountedTrainer
+
+
+def interval_of(units: Sequence[tuple[float, int]]) -> dict[str, float]:
+    """Return the ends of the 95 % interval of an evaluation loss, as they are logged; none if its noise is unknown.
+
+    Args:
+        units: loss and number of items of each batch; batches are the smallest parts whose losses are kept.
+    """
+    if len(units) < 2 or not all(math.isfinite(loss) for loss, _ in units):
+        return {}
+    found = estimate(mean([loss for loss, _ in units], [count for _, count in units])).interval
+    ends = {"eval_loss_low": found.low, "eval_loss_high": found.high}
+    return ends if all(map(math.isfinite, ends.values())) else {}

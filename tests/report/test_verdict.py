@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pytest
+from minimal_recipe import MINIMAL
 from reported_runs import LABELS, falling, suite
 
 from lora_ns.report.curves import read_curves
@@ -64,7 +65,7 @@ def test_the_state_of_a_run_and_what_says_so(make_run, metrics, fields, suites, 
         ({"eval_accuracy": 0.9, "baseline/eval_accuracy": 0.5}, "learned", "95 % interval 0.826 to 0.945"),
         (
             {"eval_accuracy": 0.5, "baseline/eval_accuracy": 0.5},
-            "collapsed",
+            "flat",
             "no better than that of a constant answer",
         ),
         ({"eval_accuracy": 0.55, "baseline/eval_accuracy": 0.5}, "flat", "a constant answer: 0.5"),
@@ -76,6 +77,42 @@ def test_labels_are_measured_against_a_constant_answer(make_run, metrics, state,
     run = make_run([], LABELS, metrics=metrics, problem_type="single_label_classification")
     found = verdict_on(run)
     assert (found.state, told in found.sentence) == (state, True)
+
+
+IDLE = {"eval_accuracy": 0.5, "baseline/eval_accuracy": 0.5}
+NOISY = {"eval_loss_low": 2.0, "eval_loss_high": 4.0}
+PAIRS = MINIMAL.replace("[peft]", "[dpo]\nmax_seq_length = 64\n[peft]").replace("[sft]\nmax_seq_length = 64\n", "")
+
+
+@pytest.mark.parametrize(
+    ("predicted", "state"),
+    [("a" * 40, "collapsed"), ("ab" * 20, "flat"), ("", "flat")],
+)
+def test_a_classifier_that_learned_nothing_has_collapsed_only_if_it_always_says_the_same(make_run, predicted, state):
+    run = make_run([], LABELS, metrics=IDLE, problem_type="single_label_classification")
+    found = verdict_on(run, answers=list(zip("ba" * 20, predicted, strict=False)))
+    assert (found.state, "no better than that of a constant" in found.sentence) == (state, True)
+
+
+@pytest.mark.parametrize(
+    ("last", "state", "told"),
+    [
+        ({"eval_loss": 2.8, "eval_loss_low": 2.7, "eval_loss_high": 2.9}, "learned", "95 % interval -0.3 to -0.1"),
+        ({"eval_loss": 2.8, "eval_loss_low": 2.5, "eval_loss_high": 3.1}, "flat", "95 % interval -0.5 to +0.1"),
+        ({"eval_loss": 3.2, "eval_loss_low": 3.1, "eval_loss_high": 3.3}, "diverged", "rose from 3 to 3.2"),
+        ({"eval_loss": 2.8}, "learned", "fell from 3 to 2.8 (-0.2)"),
+    ],
+)
+def test_an_evaluation_loss_has_moved_only_beyond_its_interval(make_run, last, state, told):
+    found = verdict_on(make_run([{"step": 0, "eval_loss": 3.0, **NOISY}, {"step": 9, **last}]))
+    assert (found.state, told in found.sentence) == (state, True), found.sentence
+
+
+@pytest.mark.parametrize(("share", "state"), [(0.9, "learned"), (0.55, "flat"), (0.2, "worse")])
+def test_preferences_are_judged_by_the_pairs_that_are_ranked_right(make_run, share, state):
+    rows = [{"step": step, "eval_rewards/accuracies": value} for step, value in ((0, 0.0), (9, share))]
+    found = verdict_on(make_run(rows, PAIRS))
+    assert (found.state, f"the share of pairs ranked right is {share} on 100 items" in found.sentence) == (state, True)
 
 
 @pytest.mark.parametrize(

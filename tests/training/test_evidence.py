@@ -1,5 +1,6 @@
 """The items behind a metric give the metric that the trainer logs."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from lora_ns.objectives.classification import Classification
 from lora_ns.objectives.tagging import Tagging
 from lora_ns.statistics import value_of
 from lora_ns.table import IGNORED
+from lora_ns.training.eval_loss import interval_of
 from lora_ns.training.evidence import Evidence
 
 RNG = np.random.default_rng(0)
@@ -68,3 +70,16 @@ def test_the_loss_is_the_mean_of_its_batches():
     evidence.watch(SimpleNamespace(eval_units=[(1.0, 3), (2.0, 1)]))
     assert value_of(evidence.measured("loss")) == 1.25
     assert evidence.measured("rewards/margins") is None
+
+
+def test_the_interval_of_an_evaluation_loss_is_that_of_its_batches():
+    losses, counts = RNG.uniform(1, 2, 30).tolist(), RNG.integers(50, 90, 30).tolist()
+    found = interval_of(list(zip(losses, counts, strict=True)))
+    value = float(np.average(losses, weights=counts))
+    assert found["eval_loss_low"] < value < found["eval_loss_high"]
+    assert found["eval_loss_high"] - found["eval_loss_low"] == pytest.approx(2 * 2.05 * np.std(losses) / 30**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("units", [[], [(1.0, 8)], [(1.0, 8), (1.0, 8)], [(1.0, 8), (math.nan, 8), (2.0, 8)]])
+def test_an_evaluation_loss_without_known_noise_has_no_interval(units):
+    assert interval_of(units) == {}
