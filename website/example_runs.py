@@ -75,8 +75,9 @@ def train(name: str, recipe: Path, overrides: Sequence[str], folder: Path) -> in
     """Train one run; the one to interrupt gets SIGINT after its first checkpoint. Returns the exit code."""
     options = [part for one in (*overrides, f"training.output_dir={folder / name}") for part in ("--set", one)]
     command = [sys.executable, "-m", "lora_ns", "train", str(recipe), *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         if name == "interrupted":
             _interrupt_at(process, folder / name / "metrics.jsonl", '"step": 12')
         return process.wait()

@@ -93,18 +93,11 @@ COMMANDS = (
     ),
     Entry("eval", evaluate, "Use", ["lorans eval outputs/run", "lorans eval outputs/run --data test.jsonl"]),
     Entry(
-        "report",
-        report,
-        "Use",
-        ["lorans report outputs/run", "lorans report outputs/run -o report.html --plots plots"],
-    ),
-    Entry(
         "bisect",
         bisect,
         "Use",
         ["lorans bisect outputs/run --metric exact_match", "lorans bisect outputs/run --metric gsm8k.number/old"],
     ),
-    Entry("explain", explain, "Use", ["lorans explain outputs/run", "lorans explain outputs/run --steps 50"]),
     Entry(
         "export",
         export,
@@ -150,7 +143,14 @@ COMMANDS = (
         ],
         ["lorans adapter check outputs/run --for vllm", "lorans adapter inspect outputs/run"],
     ),
+    Entry("runs", runs, "Look", ["lorans runs outputs", "lorans runs --filter status=finished --sort best"]),
     Entry("watch", watch, "Look", ["lorans watch outputs/run", "lorans watch outputs/one outputs/two --once"]),
+    Entry(
+        "report",
+        report,
+        "Look",
+        ["lorans report outputs/run", "lorans report outputs/run -o report.html --plots plots"],
+    ),
     Entry(
         "diff",
         diff,
@@ -158,7 +158,7 @@ COMMANDS = (
         ["lorans diff outputs/one outputs/two", "lorans diff outputs/one outputs/two --html diff.html"],
     ),
     Entry("board", board, "Look", ["lorans board outputs", "lorans board outputs --port 8421"]),
-    Entry("runs", runs, "Look", ["lorans runs outputs", "lorans runs --filter status=finished --sort best"]),
+    Entry("explain", explain, "Look", ["lorans explain outputs/run", "lorans explain outputs/run --steps 50"]),
     Entry(
         "submit",
         submit,

@@ -15,7 +15,7 @@ from lora_ns.files.strict_json import strict_json
 from lora_ns.model.files import PACKAGED
 from lora_ns.model.gguf import ENDING
 from lora_ns.run.manifest import MANIFEST_VERSION, DataRecord, Manifest, SourceRecord, as_written_now
-from lora_ns.safety.credentials import scrubbed
+from lora_ns.safety.credentials import scrubbed_table
 
 RECORD = "lorans_run.json"
 """File in the folder of an artefact, or beside its GGUF file with the name of that before it."""
@@ -51,7 +51,8 @@ def write_record(
     tokenizer: Path | None = None,
 ) -> None:
     """Write the record of an artefact; arguments as the fields of `Record`, with the folder of a tokenizer."""
-    table: dict[str, Any] = {"kind": kind, "manifest": _scrubbed(json.loads(_portable(manifest).model_dump_json()))}
+    kept = scrubbed_table(json.loads(_portable(manifest).model_dump_json()))
+    table: dict[str, Any] = {"kind": kind, "manifest": kept}
     if config is not None:
         table["config"] = {key: value for key, value in config.items() if key != "_name_or_path"}
     if tokenizer is not None:
@@ -111,12 +112,3 @@ def _portable(manifest: Manifest) -> Manifest:
             "error": None,
         }
     )
-
-
-def _scrubbed(value: Any) -> Any:
-    """A JSON value without secrets in its texts."""
-    if isinstance(value, str):
-        return scrubbed(value)
-    if isinstance(value, list):
-        return [_scrubbed(one) for one in value]
-    return {key: _scrubbed(one) for key, one in value.items()} if isinstance(value, dict) else value

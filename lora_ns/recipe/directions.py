@@ -1,4 +1,4 @@
-"""The direction of metrics by their names alone, for runs whose recipe is not validated, such as the rows of a table."""
+"""The direction of metrics by their names alone, for runs whose recipe is not validated, as in a table."""
 
 from __future__ import annotations
 

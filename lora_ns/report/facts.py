@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from lora_ns.errors import LoransError
 from lora_ns.files.reading import LARGEST_TEXT, is_file, is_folder, read_bytes, read_json, read_text
 from lora_ns.parallel.nodes import resume_command
@@ -21,7 +23,7 @@ from lora_ns.report.verdict import Verdict, judge
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.metrics import read_metrics
-from lora_ns.safety.credentials import scrubbed
+from lora_ns.safety.credentials import scrubbed_table
 
 VERSION = 1
 """Version of `report.json`; it grows when a fact changes its place or meaning."""
@@ -56,7 +58,7 @@ class RecipeValue:
     key: str
     value: str
     origin: str
-    """`recipe`, `--set` or `default`; `filled in` for what a file or an earlier run gave."""
+    """`recipe`, `--set` or `default`; `accelerate_config` or `init_adapter` for what a file or an earlier run gave."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Facts:
     artefacts: Sequence[Mapping[str, Any]] = ()
     """What was merged or exported, each with its proof."""
     recipe: Sequence[RecipeValue] = ()
+    bad_steps: Sequence[int] = ()
+    """Steps that were skipped because their gradient was not finite."""
     notes: Sequence[str] = field(default_factory=tuple)
     """What could not be read."""
 
@@ -97,6 +101,8 @@ class Facts:
         else:
             found |= {"infer": f"lorans infer {run} {asks}", "evaluate": f"lorans eval {run}"}
             found["merge"] = f"lorans merge {run} --output merged"
+        if self.verdict.is_trouble:
+            found = {"explain": f"lorans explain {run}", **found}
         return {**found, "reproduce": f"lorans reproduce {run}", "report": f"lorans report {run}"}
 
     def as_table(self) -> dict[str, Any]:
@@ -135,10 +141,13 @@ class Facts:
             "recipe": [asdict(one) for one in self.recipe],
             "plan": manifest.plan.model_dump(mode="json"),
             "environment": {"packages": manifest.packages, "machine": manifest.machine},
+            "best": manifest.best and manifest.best.model_dump(mode="json"),
+            "ended": manifest.ended,
+            "bad_steps": list(self.bad_steps),
             "commands": self.commands,
             "notes": list(self.notes),
         }
-        clean = _scrubbed(table)
+        clean = scrubbed_table(table)
         assert isinstance(clean, dict)
         return clean
 
@@ -179,6 +188,7 @@ def gather(run: RunDir) -> Facts:
         predictions,
         told("artefacts.jsonl", lambda: _artefacts(run), []),
         told("recipe.toml", lambda: _recipe(run, manifest), []),
+        told("bad_batch.jsonl", lambda: sorted({row["step"] for row in read_metrics(run.bad_batch).rows}), []),
         tuple(notes),
     )
 
@@ -266,13 +276,35 @@ def _recipe(run: RunDir, manifest: Manifest) -> list[RecipeValue]:
     written = {_renamed(key, aliases) for key in lines}
     overrides = [_renamed(one, aliases) for one in manifest.overrides]
     found = dict(_flat(manifest.recipe.model_dump(mode="json")))
+    filled = _filled(manifest)
+    origins = {key: _origin(key, written, overrides) for key in found if key != "objective.table"}
     return [
         RecipeValue(
-            _shown_key(key, manifest), as_toml(value) if value is not None else "none", _origin(key, written, overrides)
+            _shown_key(key, manifest),
+            as_toml(found[key]) if found[key] is not None else "none",
+            filled.get(key, origin) if origin == "default" else origin,
         )
-        for key, value in found.items()
-        if key != "objective.table"
+        for key, origin in origins.items()
     ]
+
+
+def _filled(manifest: Manifest) -> dict[str, str]:
+    """The files that may have set values, by the keys whose value is not the default."""
+    recipe = manifest.recipe
+    has_file, has_run = recipe.distributed.accelerate_config is not None, recipe.model.init_adapter is not None
+    keys = [*_no_defaults(recipe), "distributed.strategy"]
+    found = {key: "accelerate_config" for key in keys if has_file and not key.startswith("peft.")}
+    return found | {key: "init_adapter" for key in keys if has_run and key.startswith("peft.")}
+
+
+def _no_defaults(table: BaseModel, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a table, and of the tables in it, whose value is not the default."""
+    for name, described in type(table).model_fields.items():
+        value = getattr(table, name)
+        if isinstance(value, BaseModel):
+            yield from _no_defaults(value, f"{prefix}{name}.")
+        elif value != described.get_default(call_default_factory=True):
+            yield f"{prefix}{name}"
 
 
 def _origin(key: str, written: set[str], overrides: Sequence[str]) -> str:
@@ -295,12 +327,3 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _scrubbed(value: Any) -> Any:
-    """A JSON value without secrets in its texts."""
-    if isinstance(value, str):
-        return scrubbed(value)
-    if isinstance(value, (list, tuple)):
-        return [_scrubbed(one) for one in value]
-    return {key: _scrubbed(one) for key, one in value.items()} if isinstance(value, dict) else value

@@ -8,9 +8,11 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from lora_ns.errors import MissingError, Problem
 from lora_ns.files.disk import write_atomic
 from lora_ns.report.page import LIGHT, escape
 from lora_ns.safety.printable import printable
@@ -126,11 +128,14 @@ def svg(plot: Plot) -> str:
 
 
 def write(plot: Plot, file: Path) -> None:
-    """Write a plot to a file, in light colours, as PNG or SVG by the suffix of its name. Raises `RunError`."""
+    """Write a plot to a file, in light colours, as PNG or SVG by the suffix of its name. Raises `LoransError`."""
     write_atomic(file, _drawn(plot, LIGHT, file.suffix[1:]))
 
 
 def _drawn(plot: Plot, colours: Mapping[str, str], kind: str) -> bytes:
+    """A plot as a file. Raises `MissingError` without matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise MissingError(Problem("", "plots need `matplotlib`, which is not installed", "`pip install matplotlib`"))
     with _DRAWING:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg

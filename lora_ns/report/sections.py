@@ -48,7 +48,9 @@ def _head(found: Facts) -> str:
     peft, base = manifest.recipe.peft, manifest.base
     method = getattr(peft, "method", peft.tag())
     about = f"{method} on {base.name}, {manifest.recipe.objective.toml}, {manifest.data.train.rows:,} rows"
-    reasons = "".join(paragraph(text) for text in verdict.reasons)
+    reasons = "".join(paragraph(text) for text in (*verdict.reasons, *_endings(found)))
+    if verdict.is_trouble:
+        reasons += f"<p>To find the cause: <code>{escape(found.commands['explain'])}</code></p>"
     return (
         f"<header><h1>{escape(manifest.recipe.task_name)}</h1>\n"
         f'<p class="muted">{escape(about)} · {escape(manifest.created[:16].replace("T", " "))} UTC · '
@@ -56,6 +58,21 @@ def _head(found: Facts) -> str:
         f'<div class="verdict {verdict.tone}"><p>{badge(verdict.state, verdict.tone)} {escape(verdict.sentence)}</p>'
         f"{reasons}</div></header>"
     )
+
+
+def _endings(found: Facts) -> Iterator[str]:
+    """Why training ended before its last step, which step is the best, and which ones were skipped."""
+    manifest, skipped = found.manifest, found.bad_steps
+    if manifest.ended:
+        yield f"Ended early: {manifest.ended}."
+    if manifest.best:
+        best = manifest.best
+        is_saved = " The adapter is that of this step." if manifest.adapter_step == best.step else ""
+        yield f"The best evaluation is that of step {best.step:,}: eval_{best.metric} {best.value:.4g}.{is_saved}"
+    if skipped:
+        shown = ", ".join(f"{step:,}" for step in skipped[:10]) + (" and others" if len(skipped) > 10 else "")
+        were = f"{len(skipped):,} steps were" if len(skipped) > 1 else "1 step was"
+        yield f"{were} skipped, because the gradient was not finite: {shown}. The rows are in bad_batch.jsonl."
 
 
 def _figures(plots: Iterator[Plot]) -> str:

@@ -99,6 +99,11 @@ class Verdict:
     """The figure that decides; None if nothing was measured."""
 
     @property
+    def is_trouble(self) -> bool:
+        """True for a state whose cause `lorans explain` looks for."""
+        return self.state in {"flat", "diverged", "collapsed"}
+
+    @property
     def tone(self) -> str:
         """Tone of the state, for `page.badge`."""
         return TONES[self.state]

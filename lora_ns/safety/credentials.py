@@ -247,6 +247,15 @@ def scrubbed(text: str, mask: Callable[[str], str] = lambda _: HIDDEN) -> str:
     return "".join([*parts, text[shown:]])
 
 
+def scrubbed_table(value: Any) -> Any:
+    """Replace the secrets in all texts of a JSON value."""
+    if isinstance(value, str):
+        return scrubbed(value)
+    if isinstance(value, (list, tuple)):
+        return [scrubbed_table(one) for one in value]
+    return {key: scrubbed_table(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Sort spans and join those that overlap."""
     joined: list[tuple[int, int]] = []

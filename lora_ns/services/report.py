@@ -48,6 +48,7 @@ def report(run: RunDir, output: Path | None = None, plots: Path | None = None) -
 
     Raises:
         UsageError: if the manifest cannot be read, or a path names something else.
+        MissingError: if matplotlib is not installed.
         RunError: if something cannot be written.
     """
     _check(output, plots)

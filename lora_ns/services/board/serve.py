@@ -28,14 +28,14 @@ def serve(folder: Path, host: str, port: int, has_token: bool, tell: Callable[[s
 
     Raises:
         UsageError: if there is no such folder, the port is taken, or another machine could read without a token.
-        MissingError: if Starlette or uvicorn is not installed.
+        MissingError: if Starlette, uvicorn or matplotlib is not installed.
     """
     if not is_folder(folder):
         raise UsageError(Problem(str(folder), "no such folder", "name a folder with runs in it or below it"))
     if not has_token and host not in LOOPBACK:
         what = f"other machines could read the runs at {host} without a token"
         raise UsageError(Problem("--no-token", what, "remove it, or `--host`"))
-    for package in ("starlette", "uvicorn"):
+    for package in ("starlette", "uvicorn", "matplotlib"):
         if find_spec(package) is None:
             raise MissingError(Problem("", f"the package `{package}` is not installed", f"pip install {package}"))
     import uvicorn
