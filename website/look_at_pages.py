@@ -87,7 +87,8 @@ def written_pages(runs: list[Path], folder: Path) -> Iterator[tuple[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     for run in runs:
         file = folder / f"report-{plain(run.name)}.html"
-        if subprocess.run(lorans("report", run, "-o", file), cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0:
+        subprocess.run(lorans("report", run, "-o", file), check=False, cwd=ROOT, stdout=subprocess.DEVNULL)
+        if file.is_file():  # a damaged run has none
             yield file.stem, file.absolute().as_uri()
     if len(runs) > 1:
         file = folder / "diff.html"

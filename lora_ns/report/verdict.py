@@ -315,11 +315,11 @@ def _eval_loss(curves: Curves) -> Change | None:
         return None
     before, after = series.values[0], series.values[-1]
     moved = (after - before) / max(abs(before), 1e-12)
-    (*_, low), (*_, high) = curves.ends("eval_loss")
-    ends = (None, None) if low is None or high is None else (low - before, high - before)
+    low, high = (ends[-1] for ends in curves.ends("eval_loss"))
     is_noise = abs(moved) <= FLAT or (low is not None and high is not None and low <= before <= high)
     verdict: Any = "cannot tell" if is_noise else "better" if moved < 0 else "worse"
-    return Change("the evaluation loss", before, after, *ends, verdict=verdict)
+    least, most = (None if end is None else end - before for end in (low, high))
+    return Change("the evaluation loss", before, after, least, most, verdict=verdict)
 
 
 def _training_loss(curves: Curves) -> Change | None:

@@ -353,9 +353,8 @@ def _of_metrics(manifest: Mapping[str, Any], rows: list[dict[str, Any]]) -> Best
     name = chosen if chosen.startswith("eval_") else f"eval_{chosen}"
     greater = within(extra, "greater_is_better")
     sign = 1 if (greater if isinstance(greater, bool) else not is_lower_better(name)) else -1
-    measured = [
-        (sign * value, -row["step"], row) for row in rows if row["step"] and (value := number_in(row, name)) is not None
-    ]
+    values = [(number_in(row, name), row) for row in rows if row["step"]]
+    measured = [(sign * value, -row["step"], row) for value, row in values if value is not None]
     if not measured:
         return None
     row = max(measured, key=lambda one: one[:2])[2]

@@ -47,8 +47,8 @@ def counted(trainer_class: Any) -> Any:
             sums["loss"] += float((losses * counts)[counts > 0].sum())  # a batch may be nothing but padding of its rank
             units = self.__dict__.setdefault("_units", [])
             units += [pair for pair in zip(losses.tolist(), counts.tolist(), strict=True) if pair[1]]
-            for name, mean in self.batch_means().items():
-                sums[name] += mean * int(counts.sum())
+            for name, value in self.batch_means().items():
+                sums[name] += value * int(counts.sum())
             return loss, logits, labels
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -28,8 +28,10 @@ def final_metrics(run: RunDir, best: int | None) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     evaluations = [row for row in rows if "eval_loss" in row]
     kept_ones = [row for row in evaluations if row["step"] and best in {None, row["step"]}]
-    skipped = ("_runtime", "_per_second", "num_tokens", "_entropy", "min_length", "max_length", "_terminated_length")
-    skipped += ("loss_low", "loss_high")
+    skipped = (
+        *("_runtime", "_per_second", "num_tokens", "_entropy", "loss_low", "loss_high"),
+        *("min_length", "max_length", "_terminated_length"),
+    )
     for prefix, row in (("before/", evaluations[:1]), ("", kept_ones[-1:])):
         if row and (not prefix or row[0]["step"] == 0):
             kept = {

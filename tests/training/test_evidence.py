@@ -77,9 +77,8 @@ def test_the_interval_of_an_evaluation_loss_is_that_of_its_batches():
     found = interval_of(list(zip(losses, counts, strict=True)))
     value = float(np.average(losses, weights=counts))
     assert found["eval_loss_low"] < value < found["eval_loss_high"]
-    assert found["eval_loss_high"] - found["eval_loss_low"] == pytest.approx(
-        2 * 2.05 * np.std(losses) / 30**0.5, rel=0.15
-    )
+    width = 2 * 2.05 * np.std(losses) / 30**0.5
+    assert found["eval_loss_high"] - found["eval_loss_low"] == pytest.approx(width, rel=0.15)
 
 
 @pytest.mark.parametrize("units", [[], [(1.0, 8)], [(1.0, 8), (1.0, 8)], [(1.0, 8), (math.nan, 8), (2.0, 8)]])
