@@ -51,7 +51,7 @@ def curve_plots(facts: Facts) -> Iterator[Plot]:
     for key, title, series, unit in single:
         if len(series.finite) > 1:
             is_log = key == "gradient-norm" and _spans_decades(series)
-            whole = (0.0, 1.15 * max(series.finite.values)) if key == "speed" else None
+            whole = None if key == "gradient-norm" else (0.0, 1.15 * max(*series.finite.values, 1e-12))
             text, layers = _trend(title, series), _plain(title, series)
             yield Plot(key, title, text, layers, y_label=unit, is_log=is_log, y_range=whole)
     yield from _memory(facts)

@@ -73,5 +73,6 @@ def interval_of(units: Sequence[tuple[float, int]]) -> dict[str, float]:
     if len(units) < 2 or not all(math.isfinite(loss) for loss, _ in units):
         return {}
     found = estimate(mean([loss for loss, _ in units], [count for _, count in units])).interval
-    ends = {"eval_loss_low": found.low, "eval_loss_high": found.high}
+    floor = 0.0 if min(loss for loss, _ in units) >= 0 else -math.inf  # a loss that was never negative
+    ends = {"eval_loss_low": max(floor, found.low), "eval_loss_high": found.high}
     return ends if all(map(math.isfinite, ends.values())) else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from adapter_folders import write_adapter
 from minimal_recipe import MINIMAL
-from reported_runs import write_run as write_reported_run
+from reported_runs import write_reported_run
 from run_folders import rows, write_run
 
 import lora_ns

@@ -5,13 +5,16 @@ import random
 from html.parser import HTMLParser
 
 import pytest
+from minimal_recipe import MINIMAL
 from reported_runs import LABELS, add_evaluation, falling, suite
 
 pytest.importorskip("matplotlib")
 
+from lora_ns.errors import MissingError
 from lora_ns.report.charts import all_plots
 from lora_ns.report.facts import gather
 from lora_ns.report.sections import page
+from lora_ns.run.manifest import BestRecord
 from lora_ns.services.report import report, report_at_end
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=y> \x1b[31mred\x1b[0m \"'& \u202e"
@@ -164,3 +167,41 @@ def test_a_report_that_cannot_be_written_is_a_warning(make_run, monkeypatch):
     monkeypatch.setattr("lora_ns.services.report.page", lambda _: 1 / 0)
     report_at_end(run, told.append)
     assert told == ["no report was written: ZeroDivisionError: division by zero; please report this"]
+
+
+def test_a_report_says_how_a_run_ended_and_how_to_find_a_cause(make_run):
+    best = BestRecord(step=20, metric="loss", value=0.5)
+    run = make_run([], status="finished", ended="early stopping: enough", best=best, adapter_step=20)
+    run.bad_batch.write_text('{"step": 7, "rank": 0, "rows": []}\n{"step": 7, "rank": 1, "rows": []}\nhalf a li')
+    report(run)
+    page, facts = run.report.read_text(), json.loads(run.report_facts.read_text())
+    assert "Ended early: early stopping: enough." in page
+    assert "The best evaluation is that of step 20: eval_loss 0.5. The adapter is that of this step." in page
+    assert "1 step was skipped, because the gradient was not finite: 7." in page
+    assert f"<code>lorans explain {run.path}</code>" in page, "a flat run"
+    assert (facts["bad_steps"], facts["best"]["step"], facts["ended"]) == ([7], 20, "early stopping: enough")
+    assert facts["commands"]["explain"] == f"lorans explain {run.path}"
+
+
+def test_a_healthy_run_needs_no_explanation(make_run):
+    run = make_run()
+    report(run)
+    assert "lorans explain" not in run.report.read_text()
+
+
+def test_values_of_another_file_have_it_as_their_origin(make_run, tmp_path):
+    (tmp_path / "accelerate.yaml").write_text("distributed_type: MULTI_GPU\nnum_processes: 2\nmixed_precision: bf16\n")
+    run = make_run(recipe=MINIMAL + '[distributed]\naccelerate_config = "accelerate.yaml"\n')
+    origins = {one.key: one.origin for one in gather(run).recipe}
+    assert origins["distributed.num_processes"] == "accelerate_config"
+    assert origins["distributed.accelerate_config"] == "recipe"
+    assert (origins["training.seed"], origins["peft.lora_alpha"]) == ("--set", "default")
+
+
+def test_without_matplotlib_a_report_says_what_to_install(make_run, monkeypatch):
+    run, told = make_run(), []
+    monkeypatch.setattr("lora_ns.report.plots.find_spec", lambda _: None)
+    with pytest.raises(MissingError, match="pip install matplotlib"):
+        report(run)
+    report_at_end(run, told.append)
+    assert told[0].startswith("no report was written: plots need `matplotlib`")

@@ -73,7 +73,7 @@ def add_evaluation(run: RunDir, suites: list[dict[str, Any]], items: list[dict[s
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items or []))
 
 
-def write_run(
+def write_reported_run(
     folder: Path,
     logged: list[dict[str, Any]] | None = None,
     recipe: str = MINIMAL,
