@@ -125,9 +125,16 @@ def picture(session: nox.Session) -> None:
 
 @nox.session
 def pages(session: nox.Session) -> None:
-    """Pictures of pages in a real browser, which may load nothing else: `nox -s pages -- RUN/report.html`."""
+    """Pictures of reports, comparisons and the board in a real browser, which may load nothing else, over new runs.
+
+    `nox -s pages -- RUN/report.html` looks at these pages instead, and `-- --runs FOLDER` at the runs of a folder.
+    """
+    _install(session, "test")
     session.install("playwright")
-    session.run("python", "website/look_at_pages.py", "build/pages", *session.posargs)
+    if not session.posargs:
+        session.run("python", "website/example_runs.py", "build/example-runs")
+    shown = session.posargs or ("--runs", "build/example-runs")
+    session.run("python", "website/look_at_pages.py", "build/pages", *shown)
 
 
 @nox.session

@@ -71,7 +71,8 @@ def objective_plots(curves: Curves, rows: int = 0) -> Iterator[Plot]:
             layers += _evaluated(series, f"{label} evaluation".strip(), tone if label else "second", ends)
         if layers:
             first = curves[next(name for name in names if curves[name] or curves[f"eval_{name}"])]
-            yield Plot(key, title, _trend(title, first), layers, y_label=unit)
+            whole = (0.0, 1.03) if unit == "share" else None
+            yield Plot(key, title, _trend(title, first), layers, y_label=unit, y_range=whole)
 
 
 def prediction_plots(predictions: Predictions) -> Iterator[Plot]:

@@ -136,7 +136,8 @@ def judge(
     else:
         sentence = f"{state.capitalize()}: {told}."
     others = [change.told for change in changes[1:3]] + ([first.told] if why and first else [])
-    reasons = [*([manifest_error(manifest)] if manifest.error else []), *(f"{one}." for one in others)]
+    error = manifest_error(manifest)
+    reasons = [*([error] if error and error != why else []), *(f"{one}." for one in others if one not in why)]
     return Verdict(state, sentence, tuple(f"{one[:1].upper()}{one[1:]}" for one in reasons), first)
 
 

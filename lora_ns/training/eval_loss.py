@@ -10,6 +10,9 @@ from typing import Any
 
 from lora_ns.statistics import estimate, mean
 
+LEAST_BATCHES = 5
+"""Batches of an evaluation from which the noise of its loss is estimated: of fewer, an interval says nothing."""
+
 
 @functools.cache
 def counted(trainer_class: Any) -> Any:
@@ -70,7 +73,7 @@ def interval_of(units: Sequence[tuple[float, int]]) -> dict[str, float]:
     Args:
         units: loss and number of items of each batch; batches are the smallest parts whose losses are kept.
     """
-    if len(units) < 2 or not all(math.isfinite(loss) for loss, _ in units):
+    if len(units) < LEAST_BATCHES or not all(math.isfinite(loss) for loss, _ in units):
         return {}
     found = estimate(mean([loss for loss, _ in units], [count for _, count in units])).interval
     floor = 0.0 if min(loss for loss, _ in units) >= 0 else -math.inf  # a loss that was never negative

@@ -129,6 +129,21 @@ def test_a_model_that_always_says_the_same_has_collapsed(make_run, answers, stat
     assert verdict_on(make_run(), answers=answers).state == state
 
 
+def test_nothing_is_said_twice(make_run):
+    error = "step 9: the gradient of `x` is nan (lower it)"
+    found = verdict_on(make_run(FLAT, status="failed", error=error))
+    assert (found.state, error in found.sentence) == ("diverged", True)
+    assert not any("gradient" in reason for reason in found.reasons)
+
+
+def test_a_sentence_that_names_two_changes_has_neither_as_a_reason(make_run):
+    rows = [{"step": step, "eval_rewards/accuracies": 0.9} for step in (0, 9)]
+    told = verdict_on(make_run(rows, PAIRS), [suite("cannot tell", 0.5, 0.51)])
+    assert "pairs ranked right" in told.sentence
+    assert "exact_match" in told.sentence
+    assert told.reasons == ()
+
+
 def test_the_error_of_a_run_is_a_reason_without_its_secrets(make_run):
     secret = "hf_" + "a1B2" * 8
     found = verdict_on(make_run(status="failed", error=f"refused: {secret}"))

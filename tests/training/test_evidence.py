@@ -81,6 +81,8 @@ def test_the_interval_of_an_evaluation_loss_is_that_of_its_batches():
     assert found["eval_loss_high"] - found["eval_loss_low"] == pytest.approx(width, rel=0.15)
 
 
-@pytest.mark.parametrize("units", [[], [(1.0, 8)], [(1.0, 8), (1.0, 8)], [(1.0, 8), (math.nan, 8), (2.0, 8)]])
+@pytest.mark.parametrize(
+    "units", [[], [(1.0, 8), (2.0, 8)], [(1.0, 8)] * 9, [(math.nan, 8), *[(1.0, 8), (2.0, 8)] * 3]]
+)
 def test_an_evaluation_loss_without_known_noise_has_no_interval(units):
     assert interval_of(units) == {}
