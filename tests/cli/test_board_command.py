@@ -119,7 +119,8 @@ def test_an_address_on_the_network_takes_addresses_but_no_foreign_names(folder):
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_it_only_reads(browser, method):
-    assert browser.request(method, "/").status_code == 405
+    answer = browser.request(method, "/no such page")  # the guard answers, before any page does
+    assert (answer.status_code, answer.text) == (405, "the board only reads: GET and HEAD\n")
     assert browser.head("/").status_code == 200
 
 
