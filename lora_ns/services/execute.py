@@ -11,11 +11,12 @@ from lora_ns.launch.ranks import run_ranks
 from lora_ns.machine.hardware import Machine
 from lora_ns.parallel.nodes import this_node
 from lora_ns.parallel.stop import StopSignal
+from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.services.after_training import JudgedTraining, judged
-from lora_ns.trackers.tracking import tracking
+from lora_ns.trackers.tracking import Trackers, tracking
 from lora_ns.training import starts
 from lora_ns.training.fit import TrainResult, recording, train_and_seal
 from lora_ns.training.prepared import PreparedRun
@@ -39,24 +40,37 @@ def initialise_for_ranks(run: RunDir, manifest: Manifest, machine: Machine, obse
     run.update(status=manifest.status)
 
 
+def reported_to(recipe: Recipe) -> tuple[str, ...]:
+    """The trackers that this machine reports a run to: the first of several machines reports."""
+    node = this_node(recipe.distributed)
+    return recipe.tracking.report_to if node is None or node.is_host else ()
+
+
 def execute_here(
-    run: RunDir, prepared: PreparedRun, observer: Observer, checkpoint: tuple[Path, int] | None, stop: StopSignal
+    run: RunDir,
+    prepared: PreparedRun,
+    observer: Observer,
+    checkpoint: tuple[Path, int] | None,
+    stop: StopSignal,
+    trackers: Trackers | None = None,
 ) -> JudgedTraining:
-    """Train, evaluate and save in this process."""
-    with tracking(run, run.read().recipe.tracking.report_to, observer.warn), telling_end(run, observer):
+    """Train, evaluate and save in this process; `trackers` is their process, if it was started before."""
+    with tracking(run, reported_to(run.read().recipe), observer.warn, trackers), telling_end(run, observer):
         result = recording(run, lambda manifest: train_and_seal(run, manifest, prepared, observer, checkpoint, stop))
         assert result is not None, "a single process is the first rank"
         return judged(result)
 
 
 def execute_ranks(
-    run: RunDir, surroundings: Mapping[str, str], machine: Machine, observer: Observer, stop: StopSignal
+    run: RunDir,
+    surroundings: Mapping[str, str],
+    machine: Machine,
+    observer: Observer,
+    stop: StopSignal,
+    trackers: Trackers | None = None,
 ) -> JudgedTraining:
-    """Train in several processes, which find everything they need in the run directory."""
-    recipe = run.read().recipe
-    node = this_node(recipe.distributed)
-    trackers = recipe.tracking.report_to if node is None or node.is_host else ()
-    with tracking(run, trackers, observer.warn), telling_end(run, observer):
+    """Train in several processes, which find everything they need in the run directory; arguments as above."""
+    with tracking(run, reported_to(run.read().recipe), observer.warn, trackers), telling_end(run, observer):
         result = recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
         manifest = run.read()  # as the first rank has written it
         return judged(TrainResult(**{**result, "seal": manifest.seal, "best": manifest.best}))

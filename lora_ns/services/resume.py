@@ -26,7 +26,8 @@ from lora_ns.run.last_checkpoint import put_aside
 from lora_ns.run.manifest import Manifest, differences
 from lora_ns.run.observer import Observer
 from lora_ns.services.after_training import JudgedTraining
-from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
+from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks, reported_to
+from lora_ns.trackers.tracking import Trackers, loading
 from lora_ns.training.prepared import remember_base, reopen_prepared, search_checkpoints, with_settled_rank
 from lora_ns.training.regroup import Count, asked_count, regrouped, with_count
 
@@ -79,7 +80,8 @@ def resume(
         check_meeting(run.path, strategy, meeting)
     with StopSignal().listening(lambda: f"{resume_command(run.path, strategy)} continues it") as stop, run.held():
         manifest = remember_base(run, run.read(), moved)  # the previous holder of the lock may have changed it
-        return _resume(run, manifest, observer, noise, loaded, count, stop, from_start)
+        with loading(reported_to((loaded or manifest).recipe)) as trackers:
+            return _resume(run, manifest, observer, noise, loaded, count, stop, from_start, trackers)
 
 
 def _resume(
@@ -91,6 +93,7 @@ def _resume(
     count: Count | None,
     stop: StopSignal,
     from_start: bool,
+    trackers: Trackers | None,
 ) -> JudgedTraining:
     """Resume a run whose lock this process holds; arguments as in `resume`."""
     machine, base = detect(), reopen_base(manifest)
@@ -119,8 +122,8 @@ def _resume(
     manifest = run.amend(manifest)
     if launched:
         initialise_for_ranks(run, manifest, machine, observer)
-        return execute_ranks(run, surroundings, machine, observer, stop)
-    return execute_here(run, prepared, observer, found.last, stop)
+        return execute_ranks(run, surroundings, machine, observer, stop, trackers)
+    return execute_here(run, prepared, observer, found.last, stop, trackers)
 
 
 def reopen_run(

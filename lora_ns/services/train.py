@@ -49,7 +49,8 @@ from lora_ns.run.lineage import begin_chain
 from lora_ns.run.manifest import DataRecord, FileRecord, Manifest, file_record
 from lora_ns.run.observer import Observer
 from lora_ns.services.after_training import JudgedTraining
-from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks
+from lora_ns.services.execute import execute_here, execute_ranks, initialise_for_ranks, reported_to
+from lora_ns.trackers.tracking import loading
 from lora_ns.training.prepared import PreparedRun, copy_code, save_data
 from lora_ns.training.rehearsal import check_arguments
 from lora_ns.training.rewards import check_rewards
@@ -96,12 +97,13 @@ def train(
     with (
         StopSignal().listening(_resume_remedy(loaded, overwrite)) as stop,
         locating(loaded),
+        loading(reported_to(loaded.recipe)) as trackers,
         _new_run(loaded, observer, noise, overwrite, use_cache, is_forced=is_forced) as made,
     ):
         if made.is_launched:
             initialise_for_ranks(made.run, made.manifest, made.machine, observer)
-            return execute_ranks(made.run, made.surroundings, made.machine, observer, stop)
-        return execute_here(made.run, made.prepared, observer, None, stop)
+            return execute_ranks(made.run, made.surroundings, made.machine, observer, stop, trackers)
+        return execute_here(made.run, made.prepared, observer, None, stop, trackers)
 
 
 def _resume_remedy(loaded: LoadedRecipe, overwrite: bool) -> Callable[[], str]:

@@ -121,30 +121,30 @@ class Tracker:
         return ""
 
 
+QUIET: Mapping[str, str] = {
+    "WANDB_SILENT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "COMET_DISABLE_AUTO_LOGGING": "1",
+    "COMET_AUTO_LOG_GIT_METADATA": "false",
+    "COMET_AUTO_LOG_CODE": "false",
+    "SWANLAB_INTERACTIVE": "false",
+    "MPLBACKEND": "agg",
+}
+"""Variables for all trackers, before they are imported: no prompt, no banner, short waits. The user's own win."""
+
+
 def environment(tracked: Tracked) -> dict[str, str]:
-    """Variables for all trackers: no prompt, no banner, short waits, offline if the recipe says so; the user's own win.
+    """Variables for the trackers of a run: their files are in it, unless the user's say otherwise.
 
     Those that the recipe decides replace the user's.
     """
-    settings = tracked.recipe.tracking
-    folder = str(tracked.run.tracking)
-    quiet = {
-        "WANDB_SILENT": "true",
-        "WANDB_DIR": folder,
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "GIT_PYTHON_REFRESH": "quiet",
-        "COMET_DISABLE_AUTO_LOGGING": "1",
-        "COMET_AUTO_LOG_GIT_METADATA": "false",
-        "COMET_AUTO_LOG_CODE": "false",
-        "COMET_OFFLINE_DIRECTORY": folder,
-        "SWANLAB_INTERACTIVE": "false",
-        "MPLBACKEND": "agg",
-    }
-    own = {name: settings.mode for name in ("WANDB_MODE", "SWANLAB_MODE") if settings.mode}
-    return {**quiet, **os.environ, **own}
+    mode, folder = tracked.recipe.tracking.mode, str(tracked.run.tracking)
+    own = {name: mode for name in ("WANDB_MODE", "SWANLAB_MODE") if mode}
+    return {"WANDB_DIR": folder, "COMET_OFFLINE_DIRECTORY": folder, **os.environ, **own}
 
 
 def _arguments(tracked: Tracked) -> SimpleNamespace:

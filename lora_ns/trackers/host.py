@@ -1,13 +1,14 @@
-"""The process of the trackers: `python -m lora_ns.trackers.host RUN TRACKER ...`.
+"""The process of the trackers: `python -m lora_ns.trackers.host TRACKER ...`.
 
-It follows the files of the run, one thread for each tracker, and ends when its standard input does. So a tracker that
-prompts, hangs, crashes or fills its disk touches neither the training process nor another tracker. Its standard output
-has one JSON line for each event.
+It loads the libraries, reads a line with the run and its trackers from standard input, follows the files of the run,
+one thread for each tracker, and ends when standard input does. So a tracker that prompts, hangs, crashes or fills its
+disk touches neither the training process nor another tracker. Its standard output has one JSON line for each event.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from lora_ns.run.manifest import Status
 from lora_ns.run.metrics import row_of
 from lora_ns.safety.credentials import scrubbed
 from lora_ns.trackers import TRACKERS, Tracked, Tracker
-from lora_ns.trackers.base import environment
+from lora_ns.trackers.base import QUIET, environment
 from lora_ns.trackers.sent import Sent
 
 LOOK_SECONDS = 0.5
@@ -38,12 +39,15 @@ SLOW_SECONDS = 15.0
 RETRY_SECONDS = 30.0
 """Seconds after which a tracker that failed is tried again."""
 
+LOG = "trackers.log"
+"""Name of the file in `tracking` that has what libraries print."""
+
 LAST_SECONDS = 60
 """Seconds after which this process ends although its parent, which would have ended it, is gone."""
 
 
 class Events:
-    """The lines for the parent. What libraries print goes to the log."""
+    """The lines for the parent. What libraries print goes to where standard error goes."""
 
     def __init__(self) -> None:
         self._file = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -159,21 +163,21 @@ class Follower:
 
 
 def main() -> None:
-    """Follow a run with several trackers until the standard input ends."""
-    folder, *names = sys.argv[1:]
+    """Load the libraries, then follow a run with several trackers until the standard input ends."""
     end = os.dup(0)
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)  # a prompt reads the end of a file
     for name in {"SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"} & signal.Signals.__members__.keys():
         signal.signal(signal.Signals[name], signal.SIG_IGN)  # schedulers signal all processes; the parent handles it
     os.nice(5)
-    events, run = Events(), RunDir(Path(folder))
+    events = Events()
+    os.environ.update({**QUIET, **os.environ})
+    _load(sys.argv[1:])
+    if (asked := _asked(end)) is None:
+        return
+    run, names = RunDir(Path(asked["run"])), asked["trackers"]
     os.environ.update(environment(Tracked(run, run.read())))
-    if "comet_ml" in names:
-        import comet_ml  # noqa: F401 -- it wants to be imported before torch
-    from transformers.integrations import integration_utils  # noqa: F401 -- once, for all threads
-
-    events.tell("loaded")
+    _write_to(run.tracking / LOG)
     ended = threading.Event()
     followers = {name: Follower(run, name, ended, events) for name in names}
     threads = [threading.Thread(target=one.follow, name=name, daemon=True) for name, one in followers.items()]
@@ -186,6 +190,34 @@ def main() -> None:
         thread.join(max(0.0, last - time.monotonic()))
     sys.stderr.flush()
     os._exit(0)  # what libraries do at the exit may hang
+
+
+def _load(names: Iterable[str]) -> None:
+    """Import what the trackers need; what cannot be imported is reported when it is used."""
+    packages = sorted(TRACKERS[name].package for name in names)  # comet_ml wants to be imported before torch
+    for module in (*packages, "transformers.integrations.integration_utils"):
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+
+
+def _asked(file: int) -> dict[str, Any] | None:
+    """The first line of a file: the run and its trackers. None if the parent closes it, because there is no run."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (part := os.read(file, 1)):
+            return None
+        line += part
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def _write_to(log: Path) -> None:
+    """Send what libraries print to a file, unless its disk is full."""
+    with contextlib.suppress(OSError):
+        log.parent.mkdir(exist_ok=True)
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
 
 
 def _wait_for_end(end: int, followers: Mapping[str, Follower], events: Events) -> None:

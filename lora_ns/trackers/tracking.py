@@ -12,20 +12,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lora_ns.run.directory import RunDir
 from lora_ns.run.metrics import read_metrics
 from lora_ns.safety.interpreter import interpreter
 from lora_ns.safety.printable import make_file_readable, readable
 from lora_ns.trackers import TRACKERS
+from lora_ns.trackers.host import LOG
 from lora_ns.trackers.sent import Sent
 
 END_SECONDS = 3.0
-"""Seconds that trackers get at the end of a run for what is left, from when they can work."""
-
-LOAD_SECONDS = 30.0
-"""Seconds that the process of the trackers gets to load its libraries; a short run may end before that."""
+"""Seconds that trackers get at the end of a run for what is left, in all."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +42,39 @@ class TrackerReport:
 
 
 @contextlib.contextmanager
-def tracking(run: RunDir, names: Sequence[str], tell: Callable[[str], None]) -> Iterator[None]:
+def loading(names: Sequence[str]) -> Iterator[Trackers | None]:
+    """Start the process of the trackers, which loads its libraries while the block prepares the run and trains it.
+
+    Args:
+        names: the trackers, of `tracking.report_to`.
+    """
+    if not names:
+        yield None
+        return
+    process = Trackers(names)
+    try:
+        yield process
+    finally:
+        process.end(0.0)
+
+
+@contextlib.contextmanager
+def tracking(
+    run: RunDir, names: Sequence[str], tell: Callable[[str], None], process: Trackers | None = None
+) -> Iterator[None]:
     """Report a run to trackers while the block trains it. Nothing that a tracker does ends or delays the block.
 
     Args:
         run: the run; its manifest says how it ended.
         names: the trackers, of `tracking.report_to`.
         tell: receives a warning for each tracker that fails, and at the end what it lacks.
+        process: the process of `loading`, if it was started before.
     """
     if not names:
         yield
         return
-    process = _Trackers(run, names, tell)
+    process = process or Trackers(names)
+    process.follow(run, names, tell)
     try:
         yield
     finally:
@@ -76,9 +95,11 @@ def send_missing(
         seconds: how long to wait for them.
         tell: receives a warning for each tracker that fails.
     """
-    process = _Trackers(run, names, tell)
-    process.end(seconds)
-    return reports(run, names, process.problems)
+    with loading(names) as process:
+        assert process is not None, "there are trackers"
+        process.follow(run, names, tell)
+        process.end(seconds)
+        return reports(run, names, process.problems)
 
 
 def reports(run: RunDir, names: Sequence[str], problems: dict[str, str]) -> tuple[TrackerReport, ...]:
@@ -107,20 +128,33 @@ def _lack(run: RunDir, report: TrackerReport) -> str | None:
     return f"{TRACKERS[report.tracker].title} lacks {what}{reason}; `lorans track {run.path}` sends what is missing"
 
 
-class _Trackers:
+class Trackers:
     """The process of the trackers, in a session of its own: it has no terminal and gets no signal of the keyboard."""
 
-    def __init__(self, run: RunDir, names: Sequence[str], tell: Callable[[str], None]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
+        """Start it; it loads the libraries of these trackers and waits for a run to follow."""
         self.problems: dict[str, str] = {}
-        self._run, self._tell = run, tell
-        self._left = set(names)
-        self._loaded_at: float | None = None
-        self._log = run.tracking / "trackers.log"
-        command = [*interpreter(), "-m", "lora_ns.trackers.host", str(run.path), *names]
-        with _opened(self._log) as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-            )
+        self._left: set[str] = set()
+        self._log: Path | None = None
+        self._rows = ""
+        self._tell: Callable[[str], None] = lambda _: None
+        self._listener: threading.Thread | None = None
+        self._process = subprocess.Popen(
+            [*interpreter(), "-m", "lora_ns.trackers.host", *names],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def follow(self, run: RunDir, names: Sequence[str], tell: Callable[[str], None]) -> None:
+        """Follow a run; arguments as in `tracking`."""
+        self._log, self._rows, self._tell, self._left = run.tracking / LOG, run.metrics.name, tell, set(names)
+        asked = json.dumps({"run": str(run.path), "trackers": list(names)}) + "\n"
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, which `end` finds out
+            self._process.stdin.write(asked.encode())
+            self._process.stdin.flush()
         self._listener = threading.Thread(target=self._listen, name="trackers", daemon=True)
         self._listener.start()
 
@@ -132,46 +166,33 @@ class _Trackers:
         self._left.clear()
 
     def _hear(self, event: dict[str, Any]) -> None:
-        name = event.get("tracker", "")
-        if event["event"] == "loaded":
-            self._loaded_at = time.monotonic()
-        elif event["event"] == "done":
+        name = event["tracker"]
+        if event["event"] == "done":
             self._left.discard(name)
         elif event["event"] == "problem":
             text = readable(str(event["text"]))
             if name not in self.problems:
                 title = TRACKERS[name].title
-                self._tell(
-                    f"{title} cannot be reached: {text}; training goes on, its rows are in {self._run.metrics.name}"
-                )
+                self._tell(f"{title} cannot be reached: {text}; training goes on, its rows are in {self._rows}")
             self.problems[name] = text
 
     def end(self, seconds: float) -> None:
-        """Let the trackers finish, for at most these seconds once their libraries are loaded, then end them."""
+        """Let the trackers finish, for at most these seconds, then end their process, if it has not been ended yet."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        began = time.monotonic()
+        until = time.monotonic() + seconds
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        while self._left and self._process.poll() is None:
-            loaded = self._loaded_at
-            until = began + max(LOAD_SECONDS, seconds) if loaded is None else max(began, loaded) + seconds
-            if time.monotonic() > until:
-                break
+        while self._left and self._process.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
+        if self._process.stdout.closed:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._listener.join()  # the pipe has ended with all processes of the session
+        if self._listener is not None:
+            self._listener.join()  # the pipe has ended with all processes of the session
         self._process.stdout.close()
-        with contextlib.suppress(OSError):
-            make_file_readable(self._log)
-
-
-def _opened(log: Path) -> IO[bytes]:
-    """The log of the trackers, or nothing on a disk that is full."""
-    try:
-        log.parent.mkdir(exist_ok=True)
-        return log.open("ab")
-    except OSError:
-        return Path(os.devnull).open("wb")
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                make_file_readable(self._log)

@@ -64,7 +64,7 @@ def make(folder, kind):
     return run.path, told, first, second
 
 
-@pytest.fixture(scope="session", params=["text", "classes"])
+@pytest.fixture(scope="session", params=["text", pytest.param("classes", marks=pytest.mark.matrix)])
 def stored(request, tmp_path_factory):
     return request.param, *once(
         tmp_path_factory, f"tracked-{request.param}", lambda folder: make(folder, request.param)

@@ -23,6 +23,7 @@ from lora_ns.model.files import Base
 from lora_ns.model.tokenizer import template_hash
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.recipe.distributed import is_launched
+from lora_ns.recipe.tracking import Tracking
 from lora_ns.run.directory import RunDir, new_run_id
 from lora_ns.run.lineage import begin_chain
 from lora_ns.run.manifest import Manifest
@@ -234,7 +235,7 @@ def _again(run: RunDir, manifest: Manifest, base: Base, machine: Machine, new: R
         run_id=new_run_id(),
         created=now(),
         updated=now(),
-        recipe=recipe.model_copy(update={"training": training}),
+        recipe=recipe.model_copy(update={"training": training, "tracking": Tracking()}),
         base=record.model_copy(update={"fingerprint": manifest.base.fingerprint}) if same else record,
         overrides=(*manifest.overrides, f"training.output_dir={json.dumps(str(new.path))}"),
         chat_template=manifest.chat_template or _kept_template(run, manifest, base),
