@@ -97,12 +97,15 @@ def test_a_classifier_is_repeated_to_the_same_bits_by_the_command(classifier_run
         ['peft.method="vera"', "training.learning_rate=1e-2"],
         ['model.dtype="bfloat16"'],
         ["evaluation.exact_match=true", "generation.max_new_tokens=4"],
+        ['tracking.report_to=["tensorboard"]'],
     ],
     ids=lambda one: one[0],
 )
-def test_other_runs_are_repeated_to_the_same_bits(tmp_path, overrides):
+def test_other_runs_are_repeated_to_the_same_bits_and_report_to_no_tracker(tmp_path, overrides):
     run = run_recipe(tmp_path, RECIPE, *overrides)
     assert again(run, tmp_path / "again").is_same
+    assert not RunDir(tmp_path / "again").read().recipe.tracking.report_to
+    assert not RunDir(tmp_path / "again").tracking.exists()
 
 
 def test_changed_rows_and_another_template_are_named_and_refused_and_forced_the_kept_ones_count(

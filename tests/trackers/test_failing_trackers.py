@@ -11,6 +11,7 @@ from tracked_runs import make_run, write_rows
 
 from lora_ns.errors import MissingError, UsageError
 from lora_ns.services.track import track
+from lora_ns.trackers import Tracked
 from lora_ns.trackers.sent import Sent
 from lora_ns.trackers.tracking import END_SECONDS, loading, tracking
 
@@ -99,6 +100,14 @@ def test_a_full_disk_of_a_tracker_is_reported(tmp_path):
     context.__exit__(None, None, None)
     assert [text[: len(problem)] for text in told[:1]] == [problem]
     assert told[1].startswith("TensorBoard lacks")
+
+
+def test_secrets_are_no_part_of_the_config(tmp_path):
+    run, secret = make_run(tmp_path), "hf_" + "aB3" * 12
+    manifest = run.read().model_copy(update={"packages": {"index": f"https://user:{secret}@example.org"}})
+    config = Tracked(run, manifest).config
+    assert config["packages.index"]
+    assert secret not in str(config)
 
 
 @pytest.mark.parametrize(
