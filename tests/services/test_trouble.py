@@ -56,6 +56,13 @@ def test_a_figure_that_is_no_number_breaks_a_run_at_the_step_before(name, value)
     assert f"`{name}` is {value}" in found.what
 
 
+def test_a_run_that_breaks_after_its_loss_rose_went_wrong_where_it_rose():
+    rows = course([*FALLING[:60], *[0.8 + 0.5 * step for step in range(40)]])
+    found = find_trouble(MANIFEST, [*rows, {"step": 101, "loss": math.nan}])
+    assert (found.kind, found.seen) == ("broken", 101)
+    assert 50 <= found.step <= 60
+
+
 def test_a_run_that_ended_before_the_figure_was_logged_is_broken():
     failed = SimpleNamespace(**{**vars(MANIFEST), "status": "failed", "error": "step 4: the gradient of `x` is nan"})
     found = find_trouble(failed, course(FALLING[:3]))

@@ -128,7 +128,7 @@ def _window(run: RunDir, manifest: Manifest, trouble: Trouble, steps: int | None
     checkpoint = (whole[step], step) if step else None
     after = steps or (FLAT_STEPS if trouble.kind == "flat" else STEPS)
     world, plan = manifest.plan.world_size.value, manifest.plan
-    window = Window(run, manifest, prepared, checkpoint, min(MOST_STEPS, trouble.step - step + after))
+    window = Window(run, manifest, prepared, checkpoint, min(MOST_STEPS, trouble.seen - step + after))
     return window.with_plan(
         world_size=1,
         device=machine.accelerator,

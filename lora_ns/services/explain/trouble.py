@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ class Trouble:
     """The last step that was still in order."""
     what: str
     """A sentence about it, with figures."""
+    seen: int
+    """The step at which it was seen."""
 
 
 def find_trouble(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
@@ -50,7 +52,9 @@ def find_trouble(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> Troub
         manifest: the manifest of the run.
         rows: rows of its `metrics.jsonl`.
     """
-    return _broken(rows) or _ended(manifest, rows) or _diverged(rows) or _unbeaten(manifest) or _flat(rows)
+    if broken := _broken(rows) or _ended(manifest, rows):
+        return _after_rising(broken, rows)
+    return _diverged(rows) or _unbeaten(manifest) or _flat(rows)
 
 
 def _broken(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
@@ -58,7 +62,7 @@ def _broken(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
         name = next((key for key in ("loss", "eval_loss", "grad_norm") if not _is_finite(row.get(key, 0.0))), None)
         if name is not None:
             step = int(row["step"])
-            return Trouble("broken", max(0, step - 1), f"at step {step:,}, `{name}` is {row[name]}")
+            return Trouble("broken", max(0, step - 1), f"at step {step:,}, `{name}` is {row[name]}", step)
     return None
 
 
@@ -67,7 +71,13 @@ def _ended(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> Trouble | N
     if manifest.status != "failed" or not _NOT_FINITE.search(manifest.error or ""):
         return None
     step = max((int(row["step"]) for row in rows), default=0)
-    return Trouble("broken", step, str(manifest.error).splitlines()[0])
+    return Trouble("broken", step, str(manifest.error).splitlines()[0], step)
+
+
+def _after_rising(broken: Trouble, rows: Sequence[Mapping[str, Any]]) -> Trouble:
+    """The trouble of a run that broke, from where its loss rose before that, if it did."""
+    before = _diverged([row for row in rows if int(row["step"]) <= broken.step])
+    return broken if before is None else replace(broken, step=before.step)
 
 
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
@@ -97,7 +107,7 @@ def _diverged(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
         return None
     step = parts[low][-1][0] if low else 0
     what = f"the loss was {levels[low]:.3g} until step {step:,} and ended at {levels[-1]:.3g}"
-    return Trouble("diverged", step, what)
+    return Trouble("diverged", step, what, step)
 
 
 _LEAST = 6
@@ -129,7 +139,7 @@ def _unbeaten(manifest: Manifest) -> Trouble | None:
         return None
     name = next(iter(gains))
     figures = f"{name} {metrics[f'eval_{name}']:.3g}, that of a constant answer {metrics[f'baseline/eval_{name}']:.3g}"
-    return Trouble("flat", 0, f"the model is not better than a constant answer by more than chance: {figures}")
+    return Trouble("flat", 0, f"the model is not better than a constant answer by more than chance: {figures}", 0)
 
 
 def _by_chance(manifest: Manifest, name: str) -> float:
@@ -145,7 +155,7 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
         first, best = evaluations[0], min(evaluations[1:])
         if best <= first - FLAT * abs(first):
             return None
-        return Trouble("flat", 0, f"the evaluation loss began at {first:.4g} and was never below {best:.4g}")
+        return Trouble("flat", 0, f"the evaluation loss began at {first:.4g} and was never below {best:.4g}", 0)
     losses = [loss for _, loss in _losses(rows, "loss")]
     part = len(losses) // 4
     if not part:
@@ -154,4 +164,4 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
     by_chance = _FALLEN * _noise(losses) * math.sqrt(2 / part)
     if last <= first - max(FLAT * abs(first), by_chance):
         return None
-    return Trouble("flat", 0, f"the loss is {first:.4g} in the first quarter of the run and {last:.4g} in the last")
+    return Trouble("flat", 0, f"the loss is {first:.4g} in the first quarter of the run and {last:.4g} in the last", 0)
