@@ -33,7 +33,7 @@ from lora_ns.trackers.sent import Sent
 LOOK_SECONDS = 0.5
 """Seconds between two looks at the metrics."""
 
-SLOW_SECONDS = 15.0
+SLOW_SECONDS = 60.0
 """Seconds after which a tracker is said not to answer."""
 
 RETRY_SECONDS = 30.0
