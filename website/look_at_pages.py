@@ -39,8 +39,9 @@ def look_at(pages: list[tuple[str, str]], folder: Path) -> list[str]:
             size = {"width": width, "height": 900}
             context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=bool(axe))
             shown = f"{name}-{width}-{scheme}"
-            found = _faults(context.new_page(), url, folder / f"{shown}.png", axe)
-            faults += [f"{shown}: {fault}" for fault in found]
+            for fault in _faults(context.new_page(), url, folder / f"{shown}.png", axe):
+                faults.append(f"{shown}: {fault}")
+                sys.stderr.write(f"{faults[-1]}\n")  # at once: the other pages may take minutes
             context.close()
         browser.close()
     return faults
