@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytest.importorskip("torch")
+
 from lora_ns.services.explain.trouble import find_trouble
 
 MANIFEST = SimpleNamespace(status="finished", error=None, metrics={}, data=SimpleNamespace(eval=None))

@@ -361,9 +361,13 @@ def row_losses(trainer: Any, most: int) -> RowLosses:
 def check_held_out(rows: Preparation, loaded: LoadedRecipe) -> None:
     """Check that there are evaluation rows, by which trials are compared. Raises `UsageError`."""
     if rows.eval is None or not len(rows.eval):
-        what = "no evaluation rows, by which trials could be compared"
-        remedy = "write `eval_path`, `eval_split` or `eval_fraction` in `[dataset]`"
-        raise UsageError(Problem(loaded.where("dataset"), what, remedy))
+        raise UsageError(_nothing_held_out(loaded))
+
+
+def _nothing_held_out(loaded: LoadedRecipe) -> Problem:
+    what = "no evaluation rows, by which trials could be compared"
+    remedy = "write `eval_path`, `eval_split` or `eval_fraction` in `[dataset]`"
+    return Problem(loaded.where("dataset"), what, remedy)
 
 
 def check_sweepable(loaded: LoadedRecipe, option: str) -> None:
@@ -372,6 +376,9 @@ def check_sweepable(loaded: LoadedRecipe, option: str) -> None:
     if recipe.dataset.streaming:
         what = f"{option} compares trials on the same rows, and a stream is read anew by each"
         raise UsageError(Problem(loaded.where("dataset.streaming"), what, "write `streaming = false`"))
+    data = recipe.dataset
+    if not (data.eval_path or data.eval_split or data.eval_fraction):
+        raise UsageError(_nothing_held_out(loaded))
     if recipe.distributed.shards:
         what = f"{option} trains each trial in one process, and this recipe shards its base over several"
         raise UsageError(Problem(loaded.where("distributed"), what, "choose a base that fits one GPU, or quantise it"))
