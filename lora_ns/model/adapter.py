@@ -163,12 +163,16 @@ def as_saved(folder: Path, start: Path | None) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / WEIGHTS)
-    kept = {name: value for name, value in weights.items() if ".base_layer." not in name}
+    kept = {name: value for name, value in weights.items() if not name.endswith(_OF_BASE)}
     if start is not None:
         kept = without_start(kept, load_file(start / WEIGHTS))
     if start is not None or len(kept) < len(weights):
         save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
     settle_config(folder, widened=start is not None)
+
+
+_OF_BASE = ".base_layer.weight"
+"""End of the names of weights of the base, which PEFT adds to checkpoints for embeddings; biases are trained."""
 
 
 def without_start(trained: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:

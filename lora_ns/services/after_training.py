@@ -45,7 +45,7 @@ def judged(result: TrainResult) -> JudgedTraining:
     notes = [f"no verdict on `{title}`: its rows have changed since training began" for title in changed]
     answered = [_answered(suite, before, after) for suite in suites if suite.title not in changed]
     reports = report(answered, [(AFTER_NAME, BEFORE_NAME)])
-    saved = save_evaluation(run, answered, reports) if answered else None
+    saved = save_evaluation(run, answered, reports, result.adapter_step) if answered else None
     return JudgedTraining(**vars(result), suites=tuple(reports), saved=saved, notes=tuple(notes))
 
 

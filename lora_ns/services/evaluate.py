@@ -121,7 +121,7 @@ def evaluate(
         notes=(*notes, *found.notes),
         calibration=found.calibration,
         suites=tuple(reports),
-        saved=save_evaluation(opened.run, answered, reports) if answered else None,
+        saved=save_evaluation(opened.run, answered, reports, opened.manifest.adapter_step) if answered else None,
         differences=tuple(_differing(answered, beside)),
     )
 

@@ -54,8 +54,8 @@ def execute_here(
     stop: StopSignal,
     trackers: Trackers | None = None,
 ) -> JudgedTraining:
-    """Train, evaluate and save in this process; `trackers` is their process, if it was started before."""
-    with tracking(run, reported_to(run.read().recipe), observer.warn, trackers), telling_end(run, observer):
+    """Train, evaluate and save in this process; `trackers` is their process, if the recipe names some."""
+    with tracking(run, trackers.names if trackers else (), observer.warn, trackers), telling_end(run, observer):
         result = recording(run, lambda manifest: train_and_seal(run, manifest, prepared, observer, checkpoint, stop))
         assert result is not None, "a single process is the first rank"
         return judged(result)
@@ -70,7 +70,7 @@ def execute_ranks(
     trackers: Trackers | None = None,
 ) -> JudgedTraining:
     """Train in several processes, which find everything they need in the run directory; arguments as above."""
-    with tracking(run, reported_to(run.read().recipe), observer.warn, trackers), telling_end(run, observer):
+    with tracking(run, trackers.names if trackers else (), observer.warn, trackers), telling_end(run, observer):
         result = recording(run, lambda manifest: run_ranks(run, manifest, surroundings, machine, observer, stop))
         manifest = run.read()  # as the first rank has written it
         return judged(TrainResult(**{**result, "seal": manifest.seal, "best": manifest.best}))

@@ -320,7 +320,9 @@ def _differing(answered: Answered, one: str, other: str) -> Iterator[Differing]:
         yield Differing(answered.suite.title, gold.where, gold.question, told, texts, change)
 
 
-def save_evaluation(run: RunDir, answered: Sequence[Answered], reports: Sequence[SuiteReport]) -> str | None:
+def save_evaluation(
+    run: RunDir, answered: Sequence[Answered], reports: Sequence[SuiteReport], step: int | None = None
+) -> str | None:
     """Write the figures and the answer to each item into a new folder of the run; None if the run cannot be written.
 
     The folder has `results.json` and `items.jsonl`. Figures that are undefined are null.
@@ -330,6 +332,6 @@ def save_evaluation(run: RunDir, answered: Sequence[Answered], reports: Sequence
         return None
     lines = [strict_json(row) for one in answered for row in item_rows(one)]
     write_atomic(folder / "items.jsonl", "".join(f"{line}\n" for line in lines))
-    table = {"created": now(), "step": run.read().adapter_step, "suites": [asdict(one) for one in reports]}
+    table = {"created": now(), "step": step, "suites": [asdict(one) for one in reports]}
     write_atomic(folder / "results.json", strict_json(table, indent=2) + "\n")
     return str(folder)

@@ -133,6 +133,7 @@ class Trackers:
 
     def __init__(self, names: Sequence[str]) -> None:
         """Start it; it loads the libraries of these trackers and waits for a run to follow."""
+        self.names = tuple(names)
         self.problems: dict[str, str] = {}
         self._left: set[str] = set()
         self._log: Path | None = None

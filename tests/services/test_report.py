@@ -9,11 +9,16 @@ pytest.importorskip("torch")
 from services_recipes import RECIPE
 
 from lora_ns.errors import LoransError
+from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer
-from lora_ns.services.report import report
+from lora_ns.services.report import report, report_at_end
 
 
 def facts_of(run):
+    """The facts of a run, whose report is written as at its end."""
+    told = []
+    report_at_end(run, told.append)
+    assert not told
     return json.loads(run.report_facts.read_text())
 
 
@@ -42,7 +47,13 @@ def test_a_classifier_shows_where_it_is_wrong(classifier_run):
 
 
 class Stop(Observer):
-    """Fails in the third step."""
+    """Fails in the third step, and notes the end."""
+
+    def __init__(self):
+        self.over = []
+
+    def ended(self, run):
+        self.over.append(run.path.name)
 
     def step(self, step, tokens):
         if step == 3:
@@ -50,9 +61,11 @@ class Stop(Observer):
 
 
 def test_a_failed_run_has_its_report(trained, tmp_path):
+    observer = Stop()
     with pytest.raises(LoransError):
-        trained(RECIPE, observer=Stop())
-    facts = json.loads((tmp_path / "run" / "report.json").read_text())
+        trained(RECIPE, observer=observer)
+    assert observer.over == ["run"]
+    facts = facts_of(RunDir(tmp_path / "run"))
     assert (facts["status"], facts["verdict"]["state"]) == ("failed", "failed")
     assert "Stopped by the test" in facts["verdict"]["reasons"]
     assert facts["commands"]["resume"].endswith("--resume")

@@ -420,10 +420,10 @@ def test_a_loss_is_told_as_changed_only_if_it_was_measured_twice(trained, overri
 def test_a_run_that_made_no_step_is_none():
     state = SimpleNamespace(global_step=0, max_steps=4)
     with pytest.raises(RunError, match="no step of 4 was made: there are too few rows for a batch"):
-        lora_ns.training.fit._check_stepped(SimpleNamespace(state=state), SilentObserver())
+        lora_ns.training.fit._check_stepped(SimpleNamespace(state=state), SilentObserver(), None)
     observer = Warned()
     state.global_step = 3
-    lora_ns.training.fit._check_stepped(SimpleNamespace(state=state), observer)
+    lora_ns.training.fit._check_stepped(SimpleNamespace(state=state), observer, None)
     assert observer.warnings == ["the rows ended after step 3 of 4"]
 
 

@@ -73,8 +73,8 @@ def sweep(request: SweepRequest, observer: Observer, noise: Noise) -> SweepResul
     loaded = load_recipe(request.recipe, space.fixed)
     direction(request.metric, loaded.recipe)
     check_space(request.recipe, loaded.text, space)
-    check_sweepable(loaded, "a sweep")
     space, sampler, trials = _chosen(space, request)
+    check_sweepable(loaded, "a sweep")
     folder = SweepDir((request.output or Path("outputs/sweeps") / loaded.recipe.task_name).expanduser().absolute())
     with StopSignal().listening():
         try:
