@@ -33,10 +33,11 @@ FALLING = [2.0 * math.exp(-step / 30) + 0.5 for step in range(100)]
         ([*FALLING, *([0.57] * 100)], None),
         ([*FALLING[:60], *[0.8 + 0.05 * step for step in range(60)]], "diverged"),
         ([2.0 + 0.1 * step for step in range(50)], "diverged"),
+        ([0.8, 0.7, 5.4, 80.0, 105.0, 88.0, 47.0, 71.0, 66.0], "diverged"),
         ([*FALLING[:50], *([6.0] * 50)], "diverged"),
         ([2.0] * 100, "flat"),
     ],
-    ids=["falls", "falls and stays", "rises again", "rises at once", "jumps", "flat"],
+    ids=["falls", "falls and stays", "rises again", "rises at once", "explodes", "jumps", "flat"],
 )
 def test_the_course_of_the_loss_gets_its_name_whatever_the_noise(levels, kind, seed):
     found = find_trouble(MANIFEST, course(levels, seed=seed))

@@ -130,7 +130,8 @@ def play(window: Window, asked: Sequence[int] = ()) -> Course:
         except RunError as error:
             if not watch.has_begun:
                 raise
-            broken = str(error)
+            is_learned = watch.losses[-1:] == [0.0]  # which ends a run, because it is seldom meant
+            broken = "" if is_learned else str(error)
     gc.collect()
     broken = broken or watch.broken
     return Course(tuple(watch.losses), watch.held_out, broken, tuple(watch.batches.last_rows()), tuple(watch.asked))

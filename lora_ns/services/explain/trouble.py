@@ -100,14 +100,26 @@ def _diverged(rows: Sequence[Mapping[str, Any]]) -> Trouble | None:
     width = max(2, len(losses) // _WINDOWS)
     parts = [losses[start : start + width] for start in range(0, len(losses) - width + 1, width)]
     levels = [median(loss for _, loss in part) for part in parts]
-    noise = _noise([loss for _, loss in losses]) / math.sqrt(width)
     low = min(range(len(levels)), key=levels.__getitem__)
     rise, fall = levels[-1] - levels[low], losses[0][1] - levels[low]
-    if rise <= max(_DEVIATIONS * noise, FLAT * abs(levels[low])) or rise <= RISEN * fall:
+    if rise <= max(FLAT * abs(levels[low]), RISEN * fall) or not _is_beyond_noise(
+        losses, levels[low], levels[-1], width
+    ):
         return None
     step = parts[low][-1][0] if low else 0
     what = f"the loss was {levels[low]:.3g} until step {step:,} and ended at {levels[-1]:.3g}"
     return Trouble("diverged", step, what, step)
+
+
+def _is_beyond_noise(losses: Sequence[tuple[int, float]], low: float, end: float, width: int) -> bool:
+    """True if a level of so many losses lies above another one by more than noise, as a difference or as a ratio.
+
+    A loss that grows by orders of magnitude has differences as large as its rise.
+    """
+    values, bound = [loss for _, loss in losses], _DEVIATIONS / math.sqrt(width)
+    if end - low > bound * _noise(values):
+        return True
+    return min(low, *values) > 0 and math.log(end / low) > bound * _noise([math.log(one) for one in values])
 
 
 _LEAST = 6
