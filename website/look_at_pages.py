@@ -50,7 +50,8 @@ def look_at(pages: list[tuple[str, str]], folder: Path) -> list[str]:
 def _faults(tab: Any, url: str, picture: Path, axe: str) -> Iterator[str]:
     said: list[str] = []
     asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
+    # A page that is not there is shown with its status, which the browser notes of the page itself.
+    tab.on("console", lambda message: said.append(message.text) if message.location.get("url") != tab.url else None)
     tab.on("dialog", lambda dialog: said.append(f"a dialog: {dialog.message}"))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(url)
