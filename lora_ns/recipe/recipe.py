@@ -46,3 +46,24 @@ class Recipe(Table):
     """Evaluation settings."""
     tracking: Tracking = Tracking()
     """Experiment trackers."""
+
+    def as_trial(self) -> Recipe:
+        """The recipe of a short training in one process: it asks no suite, chooses nothing, and reports to no tracker.
+
+        Keys of `training.extra` about evaluations, checkpoints and logs are left out.
+        """
+        training = self.training.without_an_early_end()
+        extra = {key: value for key, value in training.extra.items() if not key.startswith(_OF_LONG_RUNS)}
+        silent = {"exact_match": False, "before_training": False, "suites": (), "while_training": False}
+        return self.model_copy(
+            update={
+                "training": training.model_copy(update={"extra": extra}),
+                "evaluation": self.evaluation.model_copy(update=silent),
+                "distributed": OneProcess(),
+                "tracking": Tracking(),
+            }
+        )
+
+
+_OF_LONG_RUNS = ("eval_", "save_", "logging_", "report")
+"""Beginnings of keys of `training.extra` about evaluations, checkpoints and logs."""

@@ -6,6 +6,11 @@ pytest.importorskip("torch")
 
 from planted_runs import HEALTHY, PLANTED, explained
 
+from lora_ns.run.observer import SilentObserver
+from lora_ns.services.explain.explain import _Search
+from lora_ns.services.explain.replay import Course
+from lora_ns.services.explain.trouble import Trouble
+
 QUICK = ("text, rate 3",)
 """Cases outside the matrix."""
 
@@ -23,3 +28,11 @@ def test_a_planted_cause_gets_its_name(tmp_path, name):
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_run_has_nothing_to_explain(tmp_path, name):
     assert explained(tmp_path, HEALTHY[name]).trouble is None
+
+
+def test_a_replay_that_breaks_in_its_first_step_has_risen_without_bound():
+    search = _Search(window=None, trouble=Trouble("diverged", 0, "", 0), observer=SilentObserver())
+    broken = Course(broken="step 1: loss is nan")
+    assert search._repeats(broken)
+    assert not search._cures(broken)(broken)
+    assert search._cures(broken)(Course(losses=(1.0, 0.9)))

@@ -155,11 +155,9 @@ class _Search:
         if not self._repeats(as_it_was):
             note = "the replay without a change is in order, so nothing can cure it: replay more with `--steps`"
             return self._result(None, notes=(note,))
-        factors = factors_of(self.window, self.trouble.kind)
-        courses = {
-            factor: self._play(factor.name, factor.change(self.window), self._cures(as_it_was)) for factor in factors
-        }
-        cured = [factor for factor in factors if self._cures(as_it_was)(courses[factor])]
+        factors, cures = factors_of(self.window, self.trouble.kind), self._cures(as_it_was)
+        courses = {factor: self._play(factor.name, factor.change(self.window), cures) for factor in factors}
+        cured = [factor for factor in factors if cures(courses[factor])]
         if not cured:
             return self._result(self._of_answers(as_it_was, courses) if self.trouble.kind == "flat" else None)
         if self.trouble.kind == "flat":
@@ -176,10 +174,12 @@ class _Search:
     def _repeats(self, as_it_was: Course) -> bool:
         if self.trouble.kind == "broken":
             return as_it_was.is_broken
-        return self.trouble.kind == "flat" or as_it_was.is_broken or self._rise(as_it_was) > 0
+        return self.trouble.kind == "flat" or self._rise(as_it_was) > 0
 
     def _rise(self, course: Course) -> float:
-        """How far the loss rises above its first steps, without what could be noise."""
+        """How far the loss rises above its first steps, without what could be noise; infinite if it broke."""
+        if course.is_broken:
+            return math.inf
         first = course.losses[: max(1, min(3, len(course.losses) // 4))]
         before = sum(first) / len(first)
         return course.level - before * (1 + CURED)
@@ -189,7 +189,7 @@ class _Search:
             return lambda course: not course.is_broken
         if self.trouble.kind == "diverged":
             rise = self._rise(as_it_was)
-            return lambda course: not course.is_broken and self._rise(course) <= max(0.0, (1 - HELD) * min(rise, 1e9))
+            return lambda course: not course.is_broken and self._rise(course) <= max(0.0, (1 - HELD) * rise)
         return lambda course: course.reached <= as_it_was.reached - CURED * abs(as_it_was.reached)
 
     def _of_rows(self, as_it_was: Course) -> Cause | None:

@@ -15,13 +15,12 @@ from lora_ns.errors import RunError
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.plan.plan import computed
-from lora_ns.recipe.distributed import OneProcess
-from lora_ns.recipe.tracking import Tracking
 from lora_ns.run.directory import RunDir
 from lora_ns.run.manifest import Manifest
 from lora_ns.run.observer import Observer
 from lora_ns.training.fit import train_and_seal
 from lora_ns.training.prepared import PreparedRun
+from lora_ns.training.row_losses import row_losses
 
 if TYPE_CHECKING:
     import datasets
@@ -84,7 +83,7 @@ class Course:
     broken: str = ""
     """Why it ended early; empty if it did not."""
     last_rows: tuple[int, ...] = ()
-    """Numbers of the training rows of the last batches."""
+    """Numbers of the training rows of the last batches, if it broke."""
     asked: tuple[float, ...] = ()
     """The loss of each row that was asked for, alone, before the first step."""
 
@@ -134,31 +133,22 @@ def play(window: Window, asked: Sequence[int] = ()) -> Course:
             broken = "" if is_learned else str(error)
     gc.collect()
     broken = broken or watch.broken
-    return Course(tuple(watch.losses), watch.held_out, broken, tuple(watch.batches.last_rows()), tuple(watch.asked))
+    last = tuple(watch.batches.last_rows()) if broken else ()
+    return Course(tuple(watch.losses), watch.held_out, broken, last, tuple(watch.asked))
 
 
 def _shortened(window: Window) -> Window:
     """The window in one process, with one evaluation at its end, and nothing that a replay does not need."""
-    recipe = window.manifest.recipe
-    evaluation = {"exact_match": False, "before_training": False, "suites": (), "while_training": False}
-    training = recipe.training.without_an_early_end()
-    extra = {key: value for key, value in training.extra.items() if not key.startswith(_OF_LONG_RUNS)}
-    changed = window.with_recipe(
-        evaluation=recipe.evaluation.model_copy(update=evaluation),
-        distributed=OneProcess(),
-        tracking=Tracking(),
-        training=training.model_copy(update={"extra": extra, "dataloader_num_workers": 0}),
-    )
+    recipe = window.manifest.recipe.as_trial()
+    training = recipe.training.model_copy(update={"dataloader_num_workers": 0})
+    recipe = recipe.model_copy(update={"training": training})
+    changed = replace(window, manifest=window.manifest.model_copy(update={"recipe": recipe}))
     never = 10 * (window.manifest.plan.max_steps.value or 1)
     changed = changed.with_plan(logging_steps=1, eval_steps=window.end, save_steps=never)
     held_out = window.prepared.data[1]
     if held_out is not None:
         held_out = held_out.select(range(min(MOST_EVAL_ROWS, len(held_out))))
     return replace(changed, prepared=replace(changed.prepared, data=(changed.prepared.data[0], held_out)))
-
-
-_OF_LONG_RUNS = ("eval_", "save_", "logging_", "report")
-"""Beginnings of keys of `training.extra` about evaluations, checkpoints and logs."""
 
 
 @contextmanager
@@ -220,7 +210,8 @@ class _Watch(Observer):
             raise _EnoughError
 
     def _ask(self, trainer: Any) -> None:
-        self.asked = [_loss_of(trainer, self._window.prepared.data[0], number) for number in self._numbers]
+        rows = self._window.prepared.data[0].select(self._numbers)
+        self.asked = [loss for loss, _ in row_losses(trainer, rows)] if self._numbers else []
 
 
 class _Batches:
@@ -271,12 +262,3 @@ def _at_begin(rate: float, ask: Callable[[], None]) -> TrainerCallback:
             ask()
 
     return AtBegin()
-
-
-def _loss_of(trainer: Any, rows: datasets.Dataset, number: int) -> float:
-    """The loss of one row alone; NaN if it has none."""
-    batch = next(iter(trainer.get_eval_dataloader(rows.select([number]))))
-    trainer.model.eval()
-    loss, _, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
-    trainer.model.train()
-    return math.nan if loss is None else float(loss)

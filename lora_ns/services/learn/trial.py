@@ -18,10 +18,8 @@ from lora_ns.files.temporary import temporary_folder
 from lora_ns.formats import TextClassification
 from lora_ns.machine.libraries import Noise
 from lora_ns.recipe.dataset import Dataset
-from lora_ns.recipe.distributed import OneProcess
 from lora_ns.recipe.generation import Generation
 from lora_ns.recipe.load import LoadedRecipe
-from lora_ns.recipe.tracking import Tracking
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer
 from lora_ns.services.infer import infer, prompts
@@ -127,8 +125,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _recipe(lab: Lab, lesson: Lesson, folder: Path, learning_rate: float, peft: Any) -> LoadedRecipe:
     """The recipe with these rows alone, a constant learning rate, and nothing that a trial does not need."""
-    recipe = lab.loaded.recipe
-    extra = recipe.training.without_an_early_end().extra
+    recipe = lab.loaded.recipe.as_trial()
     columns = {name: value for name, value in vars(columns_of(lesson.form)).items() if name in Dataset.model_fields}
     dataset = Dataset().model_copy(update={**columns, "format": lesson.form.name, "path": str(folder / "rows.jsonl")})
     training = {
@@ -144,26 +141,17 @@ def _recipe(lab: Lab, lesson: Lesson, folder: Path, learning_rate: float, peft: 
         "logging_steps": 1,
         "save_steps": 10 * MOST_STEPS,
         "eval_steps": None,
-        "extra": {key: value for key, value in extra.items() if not key.startswith(_OF_LONG_RUNS)},
+        "extra": {key: value for key, value in recipe.training.extra.items() if not key.startswith("lr_scheduler")},
     }
-    without = {"exact_match": False, "before_training": False, "suites": (), "while_training": False}
-    evaluation = recipe.evaluation.model_copy(update=without)
     changed = recipe.model_copy(
         update={
             "dataset": dataset,
-            "training": recipe.training.without_an_early_end().model_copy(update=training),
-            "evaluation": evaluation,
+            "training": recipe.training.model_copy(update=training),
             "objective": _objective(lab, lesson),
-            "distributed": OneProcess(),
-            "tracking": Tracking(),
             **({"peft": peft} if peft else {}),
         }
     )
     return replace(lab.loaded, recipe=changed)
-
-
-_OF_LONG_RUNS = ("eval_", "save_", "lr_scheduler", "logging_", "report")
-"""Beginnings of keys of `training.extra` about evaluations, checkpoints, schedules and logs."""
 
 
 def _objective(lab: Lab, lesson: Lesson) -> Any:

@@ -26,10 +26,7 @@ from lora_ns.model.files import Base
 from lora_ns.model.find import find_recipe_base
 from lora_ns.parallel.stop import StopSignal
 from lora_ns.plan.make import make_plan
-from lora_ns.recipe.distributed import OneProcess
 from lora_ns.recipe.load import LoadedRecipe, locating
-from lora_ns.recipe.recipe import Recipe
-from lora_ns.recipe.tracking import Tracking
 from lora_ns.run.directory import RunDir
 from lora_ns.run.earlier import EarlierRuns
 from lora_ns.run.manifest import Manifest
@@ -39,6 +36,7 @@ from lora_ns.services.train import check_training, new_manifest, settled_with_te
 from lora_ns.training.failures import no_room_to_load, no_room_to_train
 from lora_ns.training.fit import adapt, ready_trainer
 from lora_ns.training.prepared import PreparedRun, copy_code
+from lora_ns.training.row_losses import row_losses
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -56,9 +54,6 @@ NEVER = 1_000_000_000
 RISE = 0.1
 """Share of the evaluation loss before the first step by which a later one may be higher: a warm-up can raise it a
 little."""
-
-_OF_LONG_RUNS = ("eval_", "save_", "load_best", "metric_for", "greater_is", "logging_", "report")
-"""Beginnings of keys of `training.extra` about evaluations, checkpoints and logs, which trials have of their own."""
 
 
 def go_on(_rung: int, _metrics: Mapping[str, float]) -> str:
@@ -156,7 +151,7 @@ class Bench:
             set_seed(recipe.training.seed)
             with telling_memory_errors(*no_room_to_train(run, manifest)):
                 trainer.train()
-            rows = () if watch.reason or recipe.objective.compares_rows else row_losses(trainer, asked.most_rows)
+            rows = () if watch.reason or recipe.objective.compares_rows else _held_out(trainer, asked.most_rows)
             return watch.measured(rows)
         except LoransError as error:
             if not watch.has_diverged:
@@ -341,21 +336,10 @@ class _Watch(Observer):
         )
 
 
-def row_losses(trainer: Any, most: int) -> RowLosses:
-    """Return the loss of evaluation rows, each a mean over its tokens or labels that count, and their number."""
-    args, rows, found = trainer.args, trainer.eval_dataset, []
-    size, args.per_device_eval_batch_size = args.per_device_eval_batch_size, 1
-    some = rows.select(range(0, len(rows), math.ceil(len(rows) / most)))
-    try:
-        model = trainer.model.eval()
-        for batch in trainer.get_eval_dataloader(some):
-            count = int(trainer.count_of(trainer._prepare_inputs(batch)))
-            loss = trainer.prediction_step(model, batch, prediction_loss_only=True)[0]
-            found.append((float(loss), count))
-    finally:
-        args.per_device_eval_batch_size = size
-        trainer.__dict__.pop("_eval_sums", None)
-    return tuple(found)
+def _held_out(trainer: Any, most: int) -> RowLosses:
+    """The losses of evaluation rows, evenly spread if there are more than `most`."""
+    rows = trainer.eval_dataset
+    return row_losses(trainer, rows.select(range(0, len(rows), math.ceil(len(rows) / most))))
 
 
 def check_held_out(rows: Preparation, loaded: LoadedRecipe) -> None:
@@ -393,25 +377,8 @@ def check_sweepable(loaded: LoadedRecipe, option: str) -> None:
 
 def trial_recipe(loaded: LoadedRecipe, asked: Asked) -> LoadedRecipe:
     """The recipe of a trial: in one process, evaluated only where the trial asks, without checkpoints and trackers."""
-    recipe = loaded.recipe
-    training = recipe.training.without_an_early_end()
-    extra = {key: value for key, value in training.extra.items() if not key.startswith(_OF_LONG_RUNS)}
-    training = training.model_copy(
-        update={"eval_steps": NEVER, "save_steps": NEVER, "extra": {**extra, "save_strategy": "no"}}
-    )
-    asks_nothing: dict[str, Any] = {
-        "exact_match": False,
-        "group_by": None,
-        "suites": (),
-        "while_training": False,
-        "before_training": not asked.by_rows,
-    }
-    changed: Recipe = recipe.model_copy(
-        update={
-            "training": training,
-            "evaluation": recipe.evaluation.model_copy(update=asks_nothing),
-            "distributed": OneProcess(),
-            "tracking": Tracking(),
-        }
-    )
-    return replace(loaded, recipe=changed)
+    recipe = loaded.recipe.as_trial()
+    extra = {**recipe.training.extra, "save_strategy": "no"}
+    training = recipe.training.model_copy(update={"eval_steps": NEVER, "save_steps": NEVER, "extra": extra})
+    evaluation = recipe.evaluation.model_copy(update={"group_by": None, "before_training": not asked.by_rows})
+    return replace(loaded, recipe=recipe.model_copy(update={"training": training, "evaluation": evaluation}))
