@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,9 @@ from lora_ns.cli.problems import print_problems
 from lora_ns.cli.results import show_result
 from lora_ns.cli.show import print_json
 from lora_ns.errors import Problem
-from lora_ns.run.directory import RunDir
-from lora_ns.services.track import track as send
-from lora_ns.trackers.tracking import TrackerReport
+
+if TYPE_CHECKING:
+    from lora_ns.trackers.tracking import TrackerReport
 
 
 def track(
@@ -26,6 +26,9 @@ def track(
     as_json: AsJson = False,
 ) -> None:
     """Report a run to trackers after training: what they missed, or everything if they are new to it."""
+    from lora_ns.run.directory import RunDir
+    from lora_ns.services.track import track as send
+
     result = send(RunDir.open(run), to or [], timeout, lambda text: print_problems([Problem("", text, "")], "warning"))
     if as_json:
         print_json(result)

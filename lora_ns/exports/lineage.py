@@ -10,7 +10,6 @@ from lora_ns.files.digests import PLAIN, digests_of, names_in
 from lora_ns.files.disk import write_atomic
 from lora_ns.files.reading import is_file, read_json
 from lora_ns.model.gguf import ENDING
-from lora_ns.run.at_step import RunAtStep
 from lora_ns.run.lineage import ADAPTER, BASE, CARD, FINGERPRINT, LINEAGE, Chain, lineage_file, read_chain
 from lora_ns.run.paths import RunPaths
 from lora_ns.run.written_manifest import WrittenManifest, written_manifest
@@ -50,6 +49,8 @@ def run_chain(run: RunPaths) -> Chain:
 
     An adapter of a step that belongs to a run without a chain has the base alone before it.
     """
+    from lora_ns.run.at_step import RunAtStep  # with the model of a recipe, which `verify` does without
+
     if isinstance(run, RunAtStep):
         return run.chain or old_chain(written_manifest(read_json(run.manifest_file))).only(BASE)
     try:

@@ -68,18 +68,36 @@ def test_the_commands_that_look_at_runs_import_nothing_heavy(tmp_path, command):
     assert not imported & {*HEAVY, "matplotlib", "numpy", "starlette", "uvicorn"}
 
 
+@pytest.mark.parametrize("command", ["--help", "train --help", "runs FOLDER", "watch FOLDER/one", "verify FOLDER/made"])
+def test_a_command_that_reads_no_recipe_imports_no_model_of_one(tmp_path, command):
+    write_run(tmp_path / "one", logged=rows(3))
+    write_lineage(tmp_path / "made")
+    modules = modules_imported_by(*command.replace("FOLDER", str(tmp_path)).split())
+    assert not {"lora_ns.recipe.recipe", "lora_ns.run.manifest"} & modules  # most of a second
+
+
 def test_verify_hashes_files_and_imports_nothing_heavy(tmp_path):
-    lineage = Chain().having("base", {}, ()).having("adapter", digests_of({}), ()).having("manifest", {}, ())
-    (tmp_path / "lineage.json").write_text(lineage.text())
+    write_lineage(tmp_path)
     imported = imported_by("verify", str(tmp_path))
     assert not imported & {*HEAVY, "numpy", "safetensors"}
 
 
+def write_lineage(folder):
+    lineage = Chain().having("base", {}, ()).having("adapter", digests_of({}), ()).having("manifest", {}, ())
+    folder.mkdir(exist_ok=True)
+    (folder / "lineage.json").write_text(lineage.text())
+
+
 def imported_by(*command):
     """The packages that a command imports, which has to succeed."""
+    return {module.split(".")[0] for module in modules_imported_by(*command)}
+
+
+def modules_imported_by(*command):
+    """The modules that a command imports, which has to succeed."""
     run = [sys.executable, "-X", "importtime", "-m", "lora_ns", *command]
     done = subprocess.run(run, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "0"})
-    return {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    return {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
