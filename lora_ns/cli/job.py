@@ -20,7 +20,7 @@ def job(
     on_ray: Annotated[bool, typer.Option("--on-ray", help="Have Ray place the nodes.")] = False,
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", help="Stop when the parent is gone.")] = False,
 ) -> None:
-    """Train or continue the run of a job; a scheduler starts this command."""
+    """Do the work of a job, a run or a part of a sweep; a scheduler starts this command."""
     # A scheduler warns all processes of a job before it ends; the parent asks this one to stop.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
@@ -36,8 +36,11 @@ def job(
 
     from lora_ns.machine.libraries import Noise
     from lora_ns.services.job import work
+    from lora_ns.services.sweep.result import SweepResult
 
     with Progress(2) as progress, Noise() as noise:
         result = work(folder.absolute(), node, rdzv_endpoint, progress, noise)
-    if result is not None:
+    if isinstance(result, SweepResult):
+        say(f"{len(result.trials)} trials, the sweep is {result.folder}")
+    elif result is not None:
         say(f"{result.steps} steps, the adapter is {result.adapter}")

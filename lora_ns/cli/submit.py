@@ -17,9 +17,10 @@ from lora_ns.errors import Problem, UsageError
 from lora_ns.safety.credentials import is_secret_name, scrubbed
 
 if TYPE_CHECKING:
-    from lora_ns.launch.jobs import Mode
+    from lora_ns.launch.jobs import JobState, Mode
     from lora_ns.recipe.load import LoadedRecipe
-    from lora_ns.services.submit import RunStatus, Scheduler
+    from lora_ns.services.submit import RunStatus, Scheduler, Submitted
+    from lora_ns.services.sweep.submit import SweepStatus
 
 
 Recipes = Annotated[
@@ -82,16 +83,21 @@ def submit(
     check_one_of(resume, overwrite)
     mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
     loaded = [_load(path, overrides, nodes) for path in recipes]
-    options = _options(option)
-    scheduler = _scheduler(to, time, options)
+    options = options_of(option)
+    scheduler = scheduler_of(to, time, options)
 
     from lora_ns.services import submit as service
 
     if dry_run:
         hand_over(service.script(loaded, to, scheduler, mode, options))
         return
-    _settle_trust(loaded, trust_remote_code)
+    settle_trust(loaded, trust_remote_code)
     submitted = service.submit(loaded, to, scheduler, mode, options, note)
+    show_submitted(submitted, as_json)
+
+
+def show_submitted(submitted: list[Submitted], as_json: bool) -> None:
+    """Print jobs that were submitted."""
     if as_json:
         print_json([job.__dict__ for job in submitted])
         return
@@ -114,7 +120,7 @@ def _load(path: Path, overrides: list[str], nodes: int | None) -> LoadedRecipe:
     return load_recipe(path, overrides)
 
 
-def _settle_trust(recipes: list[LoadedRecipe], is_given: bool) -> None:
+def settle_trust(recipes: list[LoadedRecipe], is_given: bool) -> None:
     """Check that the jobs will find consent to the code of their bases. Raises `LoransError`."""
     if not any(loaded.recipe.model.trust_remote_code for loaded in recipes):
         return
@@ -123,8 +129,8 @@ def _settle_trust(recipes: list[LoadedRecipe], is_given: bool) -> None:
         check_trusted(loaded)
 
 
-def _options(given: list[str]) -> dict[str, str]:
-    """Parse `name=value`, with or without the scheduler's hyphens before the name."""
+def options_of(given: list[str]) -> dict[str, str]:
+    """Parse `name=value`, with or without the scheduler's hyphens before the name. Raises `UsageError`."""
     from lora_ns.table import control_in
 
     options: dict[str, str] = {}
@@ -143,7 +149,8 @@ def _options(given: list[str]) -> dict[str, str]:
     return options
 
 
-def _scheduler(to: str, time: str | None, options: dict[str, str]) -> Scheduler:
+def scheduler_of(to: str, time: str | None, options: dict[str, str]) -> Scheduler:
+    """Return the scheduler of that name. Raises `UsageError` if an option is wrong or the time limit is missing."""
     from lora_ns.launch.schedulers.ray import OnRay
     from lora_ns.launch.schedulers.slurm import Slurm
     from lora_ns.launch.schedulers.time_limit import minutes
@@ -165,20 +172,38 @@ def status(
     log: Annotated[bool, typer.Option("--log", help="Print the job's output, from all of its nodes.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the progress of a run, and its state in the scheduler."""
+    """Show the progress of a run or a sweep, and the state of its jobs in the scheduler."""
     from lora_ns.services import submit as service
+    from lora_ns.services.sweep.submit import status_of_sweep
 
     path = run.absolute()
     if log:
         say(service.log(path), end="")
         return
-    found = service.status(path)
+    found = status_of_sweep(path) or service.status(path)
     for text in found.notes:
         note(text)
     if as_json:
         print_json(found)
-        return
-    show_result("run", _lines(found))
+    elif isinstance(found, service.RunStatus):
+        show_result("run", _lines(found))
+    else:
+        show_result("sweep", _lines_of_sweep(found))
+
+
+def _lines_of_sweep(found: SweepStatus) -> list[tuple[str, str]]:
+    trials = f"{number(found.done)} of {number(found.trials)}" if found.trials else number(found.done)
+    lines = [("sweep", found.sweep), ("status", found.status), ("trials", trials)]
+    lines += [("job", _job_line(scheduler, name, job)) for name, scheduler, job in found.jobs]
+    if found.status == "stopped":
+        lines.append(("continue", "repeat the command of the sweep"))
+    return lines
+
+
+def _job_line(scheduler: str | None, name: str | None, job: JobState) -> str:
+    place = f" on {job.nodes}" if job.nodes else ""
+    reason = f" ({job.reason})" if job.reason else ""
+    return f"{scheduler} {name}: {job.state}{place}{reason}"
 
 
 def _lines(found: RunStatus) -> list[tuple[str, str]]:
@@ -194,9 +219,7 @@ def _lines(found: RunStatus) -> list[tuple[str, str]]:
     if found.replaces:
         lines.append(("replaces", f"a run that is {found.replaces}, which is used until this one has completed a step"))
     if found.job:
-        place = f" on {found.job.nodes}" if found.job.nodes else ""
-        reason = f" ({found.job.reason})" if found.job.reason else ""
-        lines.append(("job", f"{found.scheduler} {found.id}: {found.job.state}{place}{reason}"))
+        lines.append(("job", _job_line(found.scheduler, found.id, found.job)))
         lines += [("restarts", number(found.job.restarts))] if found.job.restarts else []
         if found.job.is_over and found.status not in {"finished"}:
             lines.append(("continue", "`lorans submit RECIPE --resume`"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,11 +11,16 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, RecipePath, TrustRemoteCode
 from lora_ns.cli.show import Progress, duration, note, number, print_json
-from lora_ns.cli.terminal import draw, say, say_wrapped
+from lora_ns.cli.submit import DryRun, Time
+from lora_ns.cli.terminal import draw, hand_over, say, say_wrapped
+from lora_ns.errors import Problem, UsageError
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
+    from lora_ns.launch.jobs import SchedulerName
+    from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.services.sweep.result import Ranked, SweepResult
+    from lora_ns.services.sweep.run import SweepRequest
 
 Values = Annotated[
     list[str],
@@ -63,6 +69,23 @@ Worker = Annotated[
     typer.Option("--worker", help="Take part in a sweep that other processes train too, such as jobs of a cluster."),
 ]
 
+To = Annotated[
+    Literal["slurm", "ray"] | None,
+    typer.Option("--to", help="Scheduler whose jobs train the trials; default: this machine.", show_default=False),
+]
+
+Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Number of jobs that share the sweep, for --to.")]
+
+SchedulerOptions = Annotated[
+    list[str],
+    typer.Option(
+        "--option",
+        metavar="NAME[=VALUE]",
+        help="Option for the scheduler, such as partition=gpu. Repeat it for more options.",
+        show_default=False,
+    ),
+]
+
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -87,6 +110,11 @@ def sweep(
     worker: Worker = False,
     output: Output = None,
     no_cache: NoCache = False,
+    to: To = None,
+    jobs: Jobs = 1,
+    time: Time = None,
+    option: SchedulerOptions = [],  # noqa: B006
+    dry_run: DryRun = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -94,7 +122,8 @@ def sweep(
 
     All trials have the same base in memory, the same rows in the same order and
     the same seed. Trials that are behind at the same number of rows stop early.
-    The same command goes on with a sweep that was stopped.
+    The same command goes on with a sweep that was stopped. With --to, jobs of
+    SLURM or Ray train the trials.
     """
     from lora_ns.cli.trust import trust_recipe
     from lora_ns.machine.libraries import Noise
@@ -103,14 +132,61 @@ def sweep(
     from lora_ns.services.sweep.run import SweepRequest
     from lora_ns.services.sweep.run import sweep as service
 
-    trust_recipe(trust_remote_code, load_recipe(recipe, read_space(values).fixed))
+    loaded = load_recipe(recipe, read_space(values).fixed)
     request = SweepRequest(recipe, tuple(values), trials, metric, sampler, output, parallel, worker, not no_cache)
+    asked = _Asked(to, jobs, time, option, dry_run)
+    if to is None:
+        asked.check_unused()
+    else:
+        _submit(request, loaded, asked, trust_remote_code, as_json)
+        return
+    trust_recipe(trust_remote_code, loaded)
     with Progress(2) as progress, Noise() as noise:
         result = service(request, progress, noise)
     if as_json:
         print_json(result)
     else:
         _show(result)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options about a scheduler."""
+
+    to: SchedulerName | None
+    jobs: int
+    time: str | None
+    option: list[str]
+    dry_run: bool
+
+    def check_unused(self) -> None:
+        """Check that no option needs a scheduler. Raises `UsageError`."""
+        given = {
+            "--jobs": self.jobs > 1,
+            "--time": self.time is not None,
+            "--option": self.option,
+            "--dry-run": self.dry_run,
+        }
+        for option in (name for name, is_given in given.items() if is_given):
+            raise UsageError(Problem(option, "is for the jobs of a scheduler", "add `--to slurm` or `--to ray`"))
+
+
+def _submit(request: SweepRequest, loaded: LoadedRecipe, asked: _Asked, trusts: bool, as_json: bool) -> None:
+    """Submit the jobs of a sweep, or print what would be submitted."""
+    from lora_ns.cli.submit import options_of, scheduler_of, settle_trust, show_submitted
+    from lora_ns.services.sweep.submit import submit_sweep, sweep_script
+
+    assert asked.to is not None
+    if request.processes > 1 or request.is_worker:
+        option = "--worker" if request.is_worker else "--parallel"
+        raise UsageError(Problem(option, "is for this machine, and --to submits jobs", "write `--jobs N`"))
+    options = options_of(asked.option)
+    scheduler = scheduler_of(asked.to, asked.time, options)
+    if asked.dry_run:
+        hand_over(sweep_script(request, asked.jobs, asked.to, scheduler, options))
+        return
+    settle_trust([loaded], trusts)
+    show_submitted(submit_sweep(request, asked.jobs, asked.to, scheduler, options), as_json)
 
 
 def _show(result: SweepResult) -> None:

@@ -10,6 +10,7 @@ A job is frozen: editing the recipe while the job is queued does not change it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,8 +29,21 @@ SchedulerName = Literal["slurm", "ray"]
 Mode = Literal["new", "overwrite", "resume"]
 
 
+class SweepWork(BaseModel):
+    """What a job contributes to a sweep: it trains trials until there are enough."""
+
+    model_config = ConfigDict(frozen=True)
+
+    values: tuple[str, ...]
+    """The values of `--set`."""
+    trials: int
+    metric: str
+    sampler: Literal["grid", "random", "tpe"]
+    use_cache: bool = True
+
+
 class Job(BaseModel):
-    """A run that a scheduler starts, and restarts if it is stopped."""
+    """A run or a part of a sweep that a scheduler starts, and restarts if it is stopped."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,7 +52,7 @@ class Job(BaseModel):
     """The mode of the first start; each later start resumes the run."""
     submitted: str
     run: str
-    """The run directory, absolute."""
+    """The run directory or the folder of the sweep, absolute."""
     recipe_path: str
     recipe_text: str
     accelerate_text: str | None = None
@@ -51,6 +65,8 @@ class Job(BaseModel):
     """The scheduler's job id; None before the job is submitted."""
     logs: str | None = None
     """The folder of the job's logs, if they are files."""
+    sweep: SweepWork | None = None
+    """None for a run."""
 
     def recipe(self, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
         """The recipe as it was submitted. Raises `RecipeError`, though only under another version of lorans."""
@@ -97,16 +113,20 @@ def read_job(folder: Path) -> Job:
         raise UsageError(Problem(str(file), what, "`lorans submit` writes it")) from None
 
 
-def last_job(run: RunDir) -> tuple[Path, Job] | None:
-    """The folder and record of the last job that was submitted; None if there is none."""
+def submitted_jobs(run: RunDir) -> Iterator[tuple[Path, Job]]:
+    """Yield folder and record of the jobs that were submitted, the last one first."""
     if not run.jobs.is_dir():
-        return None
+        return
     folders = [folder for folder in run.jobs.iterdir() if folder.name.isdecimal() and (folder / "job.json").is_file()]
     for folder in sorted(folders, key=lambda folder: int(folder.name), reverse=True):
         job = read_job(folder)
         if job.id is not None:
-            return folder, job
-    return None
+            yield folder, job
+
+
+def last_job(run: RunDir) -> tuple[Path, Job] | None:
+    """The folder and record of the last job that was submitted; None if there is none."""
+    return next(submitted_jobs(run), None)
 
 
 def make_job(loaded: LoadedRecipe, scheduler: SchedulerName, mode: Mode, options: dict[str, str], folder: Path) -> Job:

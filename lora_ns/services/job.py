@@ -1,4 +1,4 @@
-"""The work of a scheduler job on a node: start its run, or resume it after a restart of the job."""
+"""The work of a scheduler job on a node: start or resume its run, or take part in its sweep."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from datetime import datetime
 from pathlib import Path
 
 from lora_ns.errors import Problem, UsageError
-from lora_ns.launch.jobs import Job, read_job
+from lora_ns.launch.jobs import Job, SweepWork, read_job
 from lora_ns.machine.libraries import Noise
 from lora_ns.parallel.nodes import own_folder
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.observer import Observer
 from lora_ns.services.resume import resume
+from lora_ns.services.sweep.result import SweepResult
+from lora_ns.services.sweep.run import SweepRequest, sweep
 from lora_ns.services.train import train
 from lora_ns.training.fit import TrainResult
 
@@ -23,8 +25,10 @@ _PATIENCE = 60.0
 """Seconds until a shared disk shows the files of another machine."""
 
 
-def work(folder: Path, node: int, endpoint: str | None, observer: Observer, noise: Noise) -> TrainResult | None:
-    """Train the run of a job, on one of its nodes.
+def work(
+    folder: Path, node: int, endpoint: str | None, observer: Observer, noise: Noise
+) -> TrainResult | SweepResult | None:
+    """Train the run of a job on one of its nodes, or trials of its sweep.
 
     Args:
         folder: the folder of the job.
@@ -37,10 +41,12 @@ def work(folder: Path, node: int, endpoint: str | None, observer: Observer, nois
         The result; None if an earlier start of the job has finished the run.
 
     Raises:
-        LoransError: like `train` and `resume`.
+        LoransError: like `train`, `resume` and `sweep`.
     """
     job = _seen(folder)
     _enter(job)
+    if job.sweep is not None:
+        return sweep(_request(job, job.sweep), observer, noise)
     loaded = job.recipe(_placed(job, node, endpoint))
     run = RunDir(_own_run(loaded, node))
     run.mend(observer.warn)
@@ -51,6 +57,21 @@ def work(folder: Path, node: int, endpoint: str | None, observer: Observer, nois
         observer.warn(f"{run.path} is already finished")
         return None
     return resume(run, observer, noise, loaded)
+
+
+def _request(job: Job, part: SweepWork) -> SweepRequest:
+    """The request of a sweep in which this job takes part."""
+    return SweepRequest(
+        Path(job.recipe_path),
+        part.values,
+        part.trials,
+        part.metric,
+        part.sampler,
+        Path(job.run),
+        is_worker=True,
+        use_cache=part.use_cache,
+        text=job.recipe_text,
+    )
 
 
 def _seen(folder: Path) -> Job:

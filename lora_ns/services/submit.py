@@ -12,7 +12,17 @@ from typing import Protocol
 
 from lora_ns.data.named_files import check_named_files
 from lora_ns.errors import Problem, UsageError
-from lora_ns.launch.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
+from lora_ns.launch.jobs import (
+    Job,
+    JobState,
+    Mode,
+    SchedulerName,
+    last_job,
+    make_job,
+    new_job,
+    submitted_jobs,
+    write_job,
+)
 from lora_ns.launch.schedulers import ray as on_ray
 from lora_ns.launch.schedulers import slurm as on_slurm
 from lora_ns.machine.packages import check_packages
@@ -91,6 +101,11 @@ def submit(
     for job in made:
         RunDir(Path(job.run)).mend(tell)
         _check_run(job)
+    return hand_over(made, name, scheduler)
+
+
+def hand_over(made: Sequence[Job], name: SchedulerName, scheduler: Scheduler) -> list[Submitted]:
+    """Write jobs and submit them. Raises `LoransError` if the scheduler refuses one; nothing is left of them then."""
     written = [(new_job(job), job) for job in made]
     try:
         ids = scheduler.submit(written)
@@ -111,7 +126,11 @@ def script(
     options: dict[str, str],
 ) -> str:
     """The text that a scheduler would receive; writes nothing. Arguments as in `submit`. Raises `LoransError`."""
-    made = _jobs_of(recipes, name, mode, options)
+    return script_of(_jobs_of(recipes, name, mode, options), scheduler)
+
+
+def script_of(made: Sequence[Job], scheduler: Scheduler) -> str:
+    """The text that a scheduler would receive for jobs. Raises `LoransError`."""
     return scheduler.script([(RunDir(Path(job.run)).jobs / "N", job) for job in made])
 
 
@@ -132,7 +151,7 @@ def _jobs_of(recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, o
 def _check_run(job: Job) -> None:
     """Check that the run directory is free, or holds a run to resume. Raises `UsageError`."""
     run = RunDir(Path(job.run))
-    if (found := last_job(run)) and not (state := _SCHEDULERS[found[1].scheduler].state(found[1])).is_over:
+    if (found := last_job(run)) and not (state := state_of(found[1])).is_over:
         what = f"job {found[1].id} of this run is already {state.state}"
         raise UsageError(Problem(job.run, what, f"`lorans status {job.run}` shows its state"))
     if job.mode != "resume":
@@ -150,6 +169,12 @@ def _forget(folder: Path, job: Job) -> None:
             parent.rmdir()
 
 
+def state_of(job: Job) -> JobState:
+    """The state of a job in its scheduler. Raises `LoransError` if that does not respond."""
+    found: JobState = _SCHEDULERS[job.scheduler].state(job)
+    return found
+
+
 def status(path: Path) -> RunStatus:
     """The state of a run.
 
@@ -164,7 +189,7 @@ def status(path: Path) -> RunStatus:
     if found is None and not run.manifest_file.is_file():
         raise UsageError(Problem(str(path), "neither a run nor a job", "name the `output_dir` of a recipe"))
     job = found[1] if found else None
-    state = _SCHEDULERS[job.scheduler].state(job) if job else None
+    state = state_of(job) if job else None
     shown = RunStatus(str(path), "submitted")
     if run.manifest_file.is_file():
         manifest = run.read()
@@ -188,8 +213,9 @@ def status(path: Path) -> RunStatus:
 
 
 def log(path: Path) -> str:
-    """The log of a run's job. Raises `UsageError` if the run was not submitted."""
-    found = last_job(RunDir(path))
-    if found is None:
+    """The log of a run's last job, or of all jobs of a sweep. Raises `UsageError` if it was not submitted."""
+    found = list(submitted_jobs(RunDir(path)))
+    if not found:
         raise UsageError(Problem(str(path), "this run was not submitted", f"its log is {RunDir(path).log}"))
-    return str(_SCHEDULERS[found[1].scheduler].log(*found))
+    shown = found[::-1] if found[0][1].sweep else found[:1]
+    return "".join(str(_SCHEDULERS[job.scheduler].log(folder, job)) for folder, job in shown)

@@ -186,3 +186,73 @@ def test_a_base_with_code_is_allowed_before_a_job_is_submitted(write_recipe, min
     done = lorans(*words, "--trust-remote-code", **slurm)
     assert done.returncode == 0, done.stderr
     assert "allowed on this machine from now on" in done.stderr
+
+
+SWEEP = ("--set", "peft.lora_r=4,8,16", "--set", "dataset.eval_path=held.jsonl", "-o", "swept")
+JOBS = (*SWEEP, "--to", "slurm", "--jobs", "3", "--time", "90", "--option", "partition=low")
+
+
+@pytest.fixture
+def swept_recipe(recipe, tmp_path):
+    pytest.importorskip("optuna")
+    for name in ("train.jsonl", "held.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n')
+    return recipe
+
+
+def test_jobs_share_a_sweep(swept_recipe, slurm):
+    dry = lorans("sweep", swept_recipe, *JOBS, "--dry-run")
+    assert "#SBATCH --partition=low" in dry.stdout, dry.stderr
+    assert not Path("swept").exists()
+    done = lorans("sweep", swept_recipe, *JOBS, **slurm)
+    place = Path("swept").absolute()
+    assert done.stdout.splitlines() == [f"slurm 12_{number}  {place}" for number in range(3)], done.stderr
+    assert "#SBATCH --array=0-2%3" in Path("sbatch.script").read_text()
+    part = json.loads(Path("swept/jobs/1/job.json").read_text())["sweep"]
+    assert part == {
+        "values": ["peft.lora_r=4,8,16", "dataset.eval_path=held.jsonl"],
+        "trials": 3,
+        "metric": "eval_loss",
+        "sampler": "grid",
+        "use_cache": True,
+    }
+
+
+def test_the_status_of_a_sweep_names_each_of_its_jobs(swept_recipe, slurm):
+    lorans("sweep", swept_recipe, *JOBS, **slurm)
+    told = lorans("status", "swept", **slurm).stdout.splitlines()
+    assert told[1:] == ["status  submitted", "trials  0 of 3"] + [
+        f"job     slurm 12_{number}: PENDING (Priority)" for number in range(3)
+    ]
+    lorans("sweep", swept_recipe, *JOBS, "--jobs", "1", **slurm)  # more jobs for the same sweep
+    found = json.loads(lorans("status", "swept", "--json", **slurm).stdout)
+    assert [job[0] for job in found["jobs"]] == ["12_0", "12_1", "12_2", "12"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--jobs", "2"), "--jobs: is for the jobs of a scheduler (add `--to slurm`"),
+        (("--option", "partition=low"), "--option: is for the jobs of a scheduler"),
+        (("--dry-run",), "--dry-run: is for the jobs of a scheduler"),
+        (("--to", "slurm"), "--time: SLURM jobs need a time limit"),
+        (("--to", "slurm", "--time", "9", "--parallel", "2"), "--parallel: is for this machine"),
+        (("--to", "slurm", "--time", "9", "--worker"), "--worker: is for this machine"),
+        (("--to", "slurm", "--time", "9", "--set", "peft.lora_rr=1,2"), "lora_rr"),
+        (("--to", "slurm", "--time", "9", "--set", "peft.lora_dropout=2,3"), "lora_dropout"),
+        (("--to", "slurm", "--time", "9", "--metric", "bleu"), "--metric"),
+        (("--to", "slurm", "--time", "9", "-o", "."), "is not empty and not a sweep"),
+    ],
+)
+def test_a_sweep_that_cannot_be_submitted_is_told_and_leaves_nothing(swept_recipe, slurm, options, message):
+    done = lorans("sweep", swept_recipe, *SWEEP, *options, **slurm)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not Path("swept").exists()
+    assert not Path("sbatch.script").exists()
+
+
+def test_a_sweep_that_sbatch_refuses_leaves_nothing(swept_recipe, slurm):
+    done = lorans("sweep", swept_recipe, *JOBS, **slurm, SBATCH_SAYS="sbatch: error: no such partition")
+    assert done.returncode == 2
+    assert not Path("swept").exists()

@@ -155,6 +155,37 @@ def test_an_array_trains_each_recipe_and_a_broken_one_says_why(slurm, write_reci
     assert "none.jsonl" in lorans("status", "bad", "--log")
 
 
+@needs_slurm
+def test_jobs_share_a_sweep_and_one_that_is_stopped_goes_on(slurm, write_recipe):
+    pytest.importorskip("optuna")
+    recipe, values = str(write_recipe(TEXT)), ("--set", "training.learning_rate=1e-3,2e-3,3e-3,4e-3,5e-3,6e-3")
+    values = (*values, "--set", "dataset.eval_fraction=0.25", "-o", "swept")
+    lorans("sweep", recipe, *values, *TO_SLURM[:4], "--option", "cpus-per-task=1", "--jobs", "2")
+    first = sweep_until(lambda found: found["done"] >= 1)
+    subprocess.run(["scancel", "--signal=USR2", first["jobs"][0][0]], check=True)
+    again = sweep_until(lambda found: any(state["restarts"] for _, _, state in found["jobs"]))
+    for job, _, state in again["jobs"]:
+        if state["restarts"]:
+            scontrol("update", f"jobid={job}", "StartTime=now")
+    last = sweep_until(lambda found: all(state["is_over"] for _, _, state in found["jobs"]))
+    assert (last["status"], last["done"]) == ("finished", 6)
+    assert {state["state"] for _, _, state in last["jobs"]} == {"COMPLETED"}
+    trials = json.loads(Path("swept/result.json").read_text())["trials"]
+    assert len(trials) == 6
+    assert "trials" in lorans("status", "swept", "--log")
+
+
+def sweep_until(is_so):
+    """Ask for the status of the sweep until it is so."""
+    between = threading.Event()
+    for _ in range(600):
+        found = json.loads(lorans("status", "swept", "--json"))
+        if is_so(found):
+            return found
+        between.wait(0.5)
+    raise AssertionError(lorans("status", "swept", "--log"))
+
+
 @pytest.mark.skipif(not namespaces.can_be_made(), reason="needs root and iproute2, for network namespaces")
 @pytest.mark.parametrize("killed", [False, True], ids=["undisturbed", "a node is lost"])
 def test_ray_trains_on_two_nodes(write_recipe, alone, tmp_path, killed):

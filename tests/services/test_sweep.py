@@ -15,9 +15,11 @@ pytest.importorskip("optuna")
 
 import lora_ns
 from lora_ns.errors import RecipeError, RunError, UsageError
+from lora_ns.launch.jobs import SweepWork, make_job, new_job
 from lora_ns.machine.libraries import Noise
 from lora_ns.recipe.load import load_recipe
 from lora_ns.run.observer import Observer, SilentObserver
+from lora_ns.services.job import work
 from lora_ns.services.sweep.bench import Asked, Bench
 from lora_ns.services.sweep.result import SweepResult
 from lora_ns.services.sweep.run import SweepRequest, sweep
@@ -109,6 +111,22 @@ def test_the_folder_of_a_sweep_has_no_weights_and_a_plot(request_and_result: tup
 def test_the_same_request_trains_nothing_twice(request_and_result: tuple[SweepRequest, SweepResult]) -> None:
     request, result = request_and_result
     assert _sweep(request) == result
+
+
+def test_a_job_takes_part_with_the_recipe_as_it_was_submitted(
+    request_and_result: tuple[SweepRequest, SweepResult], tmp_path: Path
+) -> None:
+    file = _recipe(tmp_path)
+    job = make_job(load_recipe(file), "slurm", "new", {}, tmp_path)
+    part = SweepWork(values=(*RATES, "training.seed=3"), trials=3, metric="eval_loss", sampler="grid")
+    folder = new_job(job.model_copy(update={"run": str(tmp_path / "out"), "sweep": part}))
+    file.write_text("edited = true")
+    _, alone = request_and_result
+    for _ in ("the first start", "another one, after the last trial"):
+        with Noise() as noise:
+            result = work(folder, 0, None, SilentObserver(), noise)
+        assert isinstance(result, SweepResult)
+        assert [(one.values, one.value) for one in result.trials] == [(one.values, one.value) for one in alone.trials]
 
 
 @pytest.mark.parametrize(

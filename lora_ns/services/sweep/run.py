@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import time
@@ -60,6 +61,36 @@ class SweepRequest:
     is_worker: bool = False
     """True to take part in a sweep that other processes train, too."""
     use_cache: bool = True
+    text: str | None = None
+    """The text of the recipe, if it is not that of the file: a job has it as it was when the sweep was submitted."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A sweep whose keys, values and metric have been checked, before anything is read."""
+
+    loaded: LoadedRecipe
+    space: Space
+    sampler: Sampler
+    trials: int
+    folder: SweepDir
+
+
+def check_request(request: SweepRequest) -> Checked:
+    """Check what can be checked without rows and base.
+
+    Raises:
+        LoransError: if a key or value is wrong, the metric is not known, or the recipe cannot be swept.
+    """
+    check_optuna()
+    space = read_space(request.overrides)
+    loaded = load_recipe(request.recipe, space.fixed, request.text)
+    direction(request.metric, loaded.recipe)
+    check_space(request.recipe, loaded.text, space)
+    space, sampler, trials = _chosen(space, request)
+    check_sweepable(loaded, "a sweep")
+    folder = SweepDir((request.output or Path("outputs/sweeps") / loaded.recipe.task_name).expanduser().absolute())
+    return Checked(loaded, space, sampler, trials, folder)
 
 
 def sweep(request: SweepRequest, observer: Observer, noise: Noise) -> SweepResult:
@@ -68,38 +99,24 @@ def sweep(request: SweepRequest, observer: Observer, noise: Noise) -> SweepResul
     Raises:
         LoransError: see `errors`; nothing trains before the keys, their values and the rows have been checked.
     """
-    check_optuna()
-    space = read_space(request.overrides)
-    loaded = load_recipe(request.recipe, space.fixed)
-    direction(request.metric, loaded.recipe)
-    check_space(request.recipe, loaded.text, space)
-    space, sampler, trials = _chosen(space, request)
-    check_sweepable(loaded, "a sweep")
-    folder = SweepDir((request.output or Path("outputs/sweeps") / loaded.recipe.task_name).expanduser().absolute())
+    checked = check_request(request)
     with StopSignal().listening():
         try:
-            return _swept(request, Bench(observer, request.use_cache), loaded, space, (sampler, trials), folder, noise)
+            return _swept(request, checked, Bench(observer, request.use_cache), noise)
         except EndedEarly as ended:
-            problem = Problem(str(folder.path), "the sweep was stopped", "the same command goes on with it")
+            problem = Problem(str(checked.folder.path), "the sweep was stopped", "the same command goes on with it")
             raise InterruptedRunError(ended.number, problem) from None
 
 
-def _swept(
-    request: SweepRequest,
-    bench: Bench,
-    loaded: LoadedRecipe,
-    space: Space,
-    chosen: tuple[Sampler, int],
-    folder: SweepDir,
-    noise: Noise,
-) -> SweepResult:
+def _swept(request: SweepRequest, checked: Checked, bench: Bench, noise: Noise) -> SweepResult:
     """Begin or continue a sweep, train its trials and rank them."""
+    loaded, space, folder = checked.loaded, checked.space, checked.folder
     begun = _base_manifest(bench, loaded, space, folder)
     metric, is_higher = direction(request.metric, loaded.recipe)
     design = Design(
         recipe=loaded.text,
         overrides=tuple(sorted((*space.fixed, *(f"{key.name}={key.values}" for key in space.keys)))),
-        sampler=chosen[0],
+        sampler=checked.sampler,
         metric=metric,
         higher_is_better=is_higher,
         seed=loaded.recipe.training.seed,
@@ -108,7 +125,7 @@ def _swept(
     )
     with folder.locked():
         design = folder.begin(design, request.recipe)
-        study = Study(folder, design, space, chosen[1])
+        study = Study(folder, design, space, checked.trials)
         study.enqueue()
     if study.is_busy() and not request.is_worker:
         what = "other processes train trials of this sweep"
@@ -116,7 +133,8 @@ def _swept(
     if request.processes > 1:
         _in_processes(request, study, folder, bench.observer)
     else:
-        noise.attach(folder.path / f"worker-{os.getpid()}.log" if request.is_worker else folder.log)
+        name = f"worker-{platform.node()}-{os.getpid()}.log"
+        noise.attach(folder.path / name if request.is_worker else folder.log)
         _train(study, bench, loaded, bench.observer)
     return _result(study, loaded)
 
@@ -271,7 +289,8 @@ def _result(study: Study, loaded: LoadedRecipe) -> SweepResult:
     folder, design, done = study.folder, study.design, study.done()
     read, notes = read_trials(folder)
     trials = ranked(design, [trial for trial in read if trial.number in done])
-    check_any(trials, folder)
+    if not study.is_busy():
+        check_any(trials, folder)
     best = next((one for one in trials if one.value is not None), None)
     overrides = [] if best is None else _overrides_of(study.space, best.values)
     text = best and best_recipe(loaded, overrides)

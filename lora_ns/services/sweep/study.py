@@ -20,6 +20,7 @@ from lora_ns.files.reading import is_file, read_json
 from lora_ns.recipe.best_metric import is_higher_better, is_of_a_suite, known_metrics
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.space import Choices, Key, Space
+from lora_ns.run.paths import RunPaths
 from lora_ns.services.sweep.measured import Measured
 
 Sampler = Literal["grid", "random", "tpe"]
@@ -71,6 +72,7 @@ class SweepDir:
         self.design_file, self.database = path / "sweep.json", path / "study.db"
         self.recipe, self.best = path / "recipe.toml", path / "best.toml"
         self.result, self.plots, self.log = path / "result.json", path / "plots", path / "sweep.log"
+        self.jobs = RunPaths(path).jobs
         self._lock = path / "lock"
 
     def trial(self, number: int) -> Path:
@@ -100,7 +102,8 @@ class SweepDir:
             UsageError: if the folder has something else in it.
         """
         if not is_file(self.design_file):
-            if self.path.is_dir() and any(file != self._lock for file in self.path.iterdir()):
+            beside = {self._lock, self.jobs}
+            if self.path.is_dir() and any(file not in beside for file in self.path.iterdir()):
                 raise UsageError(
                     Problem(str(self.path), "is not empty and not a sweep", "choose another folder with -o")
                 )
