@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import sys
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError
 
 IGNORED = -100
 """Label of a token that is not in the loss, the default `ignore_index` of PyTorch's cross entropy."""
@@ -24,7 +30,6 @@ class Table(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         protected_namespaces=(),
     )
 
@@ -32,6 +37,47 @@ class Table(BaseModel):
     def key_names(cls) -> tuple[str, ...]:
         """Keys of the TOML table."""
         return tuple(cls.model_fields)
+
+    @classmethod
+    def described(cls, key: str) -> str:
+        """Description of a key in one line; `unknown` for a key that does not exist."""
+        return " ".join(_descriptions(cls).get(key, "").split()) if key in cls.model_fields else "unknown"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The JSON Schema, with the descriptions of the keys.
+
+        pydantic's `use_attribute_docstrings` would read the source of every table whenever one is imported.
+        """
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for key, text in _descriptions(cls).items():
+            properties[key] = {"description": text, **properties[key]}
+        return schema
+
+
+def _descriptions(table: type[Table]) -> dict[str, str]:
+    """Docstrings under the fields of a table and of those that it derives from; a field defined anew has its own."""
+    found: dict[str, str] = {}
+    for owner in reversed(table.mro()):
+        if issubclass(owner, Table) and owner is not Table:
+            found |= _attribute_docstrings(owner.__module__).get(owner.__qualname__, {})
+    return {key: text for key, text in found.items() if text and key in table.model_fields}
+
+
+@cache
+def _attribute_docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Docstrings under the annotated names of the classes of a module, by class and name."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: dict(_documented(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _documented(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """Yield the annotated names of a class, each with its docstring; "" if it has none."""
+    for field, below in itertools.zip_longest(node.body, node.body[1:]):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+            yield field.target.id, inspect.cleandoc(text) if isinstance(text, str) else ""
 
 
 @dataclass(frozen=True)

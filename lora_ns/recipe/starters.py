@@ -292,15 +292,9 @@ lorans merge {run} --output merged
 
 
 def _keys(model: Any, values: Mapping[str, Any]) -> list[str]:
-    written = [(f"{_bare(key)} = {as_inline(value)}", _described(model, key)) for key, value in values.items()]
+    written = [(f"{_bare(key)} = {as_inline(value)}", model.described(key)) for key, value in values.items()]
     width = min(48, max(len(text) for text, _ in written))
     return [f"{text:<{width}}  # {description}" for text, description in written]
-
-
-def _described(model: Any, key: str) -> str:
-    """Return the description of a key in one line; `unknown` for a key that does not exist."""
-    known = model.model_fields.get(key)
-    return " ".join((known.description or "").split()) if known else "unknown"
 
 
 def as_inline(value: Any) -> str:

@@ -5,6 +5,7 @@ import pytest
 from lora_ns.recipe.keys import describe
 from lora_ns.recipe.objective_tables import json_schema
 from lora_ns.recipe.reference import reference
+from lora_ns.table import Table
 
 TEXT = {"type": "string"}
 FILLED = {"type": "string", "minLength": 1}
@@ -40,3 +41,32 @@ def test_a_description_is_one_line():
     assert any(told)
     assert not [text for text in told if "\n" in text]
     assert "with\\nits" not in reference()
+
+
+class Shared(Table):
+    """A table from which another one derives."""
+
+    kept: int = 1
+    """Described where it
+    is defined."""
+    anew: int = 1
+    """Described for all."""
+    plain: int = 1
+
+
+class Derived(Shared):
+    """A table that derives from it."""
+
+    anew: int = 2
+    own: int = 1
+    """Described here."""
+
+
+def test_a_key_has_the_docstring_below_its_own_definition():
+    told = {name: entry.get("description") for name, entry in Derived.model_json_schema()["properties"].items()}
+    assert told == {"kept": "Described where it\nis defined.", "anew": None, "plain": None, "own": "Described here."}
+    assert [Derived.described(key) for key in ("kept", "anew", "other")] == [
+        "Described where it is defined.",
+        "",
+        "unknown",
+    ]
