@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import struct
+import zipfile
 from collections import Counter
 
 import pytest
@@ -182,10 +183,44 @@ def log_records(data):
             parts = []
 
 
-def test_swanlab_and_comet_keep_a_file_of_each_part(stored):
-    _, path, *_ = stored
-    names = installed()
-    if "swanlab" in names:
-        assert len(list((path / "tracking" / "swanlab").glob("run-*/run-*.swanlab"))) == 2
-    if "comet_ml" in names:
-        assert list((path / "tracking").glob("*.zip"))
+def test_swanlab(stored):
+    kind, path, *_ = stored
+    pytest.importorskip("swanlab")
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.proto.swanlab.run.v1.run_pb2 import RUN_STATE_ABORTED, RUN_STATE_FINISHED
+
+    parts = sorted((path / "tracking" / "swanlab").glob("run-*/run-*.swanlab"))
+    records = [Record.FromString(data) for file in parts for data in log_records(file.read_bytes())]
+    scalars = [record.scalar for record in records if record.HasField("scalar")]
+    assert Counter(one.step for one in scalars if one.key == "train/loss") == EXPECTED
+    assert {one.key for one in scalars} >= {f"eval/{key[5:]}" for key in EVALUATIONS[kind]}
+    ends = [record.finish.state for record in records if record.HasField("finish")]
+    assert ends == [RUN_STATE_ABORTED, RUN_STATE_FINISHED]
+    starts = [record.start for record in records if record.HasField("start")]
+    assert [(one.id, list(one.tags), one.group) for one in starts] == [(starts[0].id, ["a", "b c"], "g")] * 2
+    assert "recipe.peft.method" in (parts[-1].parent / "files" / "config.yaml").read_text()
+    assert (parts[-1].parent / "files" / "report.html").is_file()
+
+
+def test_comet(stored):
+    kind, path, *_ = stored
+    pytest.importorskip("comet_ml")
+    parts = sorted((path / "tracking").glob("*.zip"), key=os.path.getmtime)
+    found = [message for file in parts for message in comet_messages(file)]
+    metrics = [payload["metric"] for name, payload in found if name == "metric_msg"]
+    assert Counter(one["step"] for one in metrics if one["metricName"] == "train/loss") == EXPECTED
+    assert {one["metricName"] for one in metrics} >= {f"eval/{key[5:]}" for key in EVALUATIONS[kind]}
+    others = [(payload["key"], payload["value"]) for name, payload in found if name == "log_other"]
+    assert [value for key, value in others if key == "status"] == ["interrupted", "finished"]
+    config = {one["param"]["paramName"]: one["param"]["paramValue"] for name, one in found if name == "parameter_msg"}
+    assert config["args|recipe.peft.method"] == "lora"
+    sent = [payload["additional_params"]["fileName"] for name, payload in found if name == "file_upload"]
+    assert {"report.html", "recipe.toml", "manifest.json"} <= set(sent)
+
+
+def comet_messages(file):
+    """The kind and the content of each message of an offline experiment."""
+    with zipfile.ZipFile(file) as whole:
+        for line in whole.read("messages.json").splitlines():
+            message = json.loads(line)
+            yield message["type"], message["payload"]
