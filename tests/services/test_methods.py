@@ -178,9 +178,15 @@ LORA = {
 }
 
 
-@pytest.mark.parametrize("key", LORA.values(), ids=LORA)
-def test_every_form_of_lora_trains_reloads_and_merges(watched, tmp_path, key):
-    watched(TEXT, "lora", f"peft.{key}")
+IN_MATRIX = ("gaussian", "orthogonal", "mica", "dora")
+"""Forms of which `test_matrix` trains one in every run."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.matrix) if name in IN_MATRIX else name for name in LORA]
+)
+def test_every_form_of_lora_trains_reloads_and_merges(watched, tmp_path, name):
+    watched(TEXT, "lora", f"peft.{LORA[name]}")
     check_reload(watched)
     check_merge(watched, "lora", tmp_path / "merged")
 

@@ -22,6 +22,11 @@ from lora_ns.services.train import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.toml"))
+ALIKE = {
+    *(f"roberta-base/glue-{task}-lora.toml" for task in ("cola", "qnli", "qqp", "rte", "sst2", "wnli")),
+    *(f"smollm2-135m/{rows}-lora.toml" for rows in ("alpaca", "dolly", "oasst", "openhermes")),
+}
+"""Recipes that differ from others in their rows alone, whose schemas have tests of their own."""
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +62,9 @@ SHORT = {
 """Overrides of recipes that would generate for long."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.matrix) if name in ALIKE else name for name in NAMES]
+)
 def test_a_shipped_recipe_trains_and_is_used(train_shipped, name):
     few = ["dataset.max_eval_samples=8"] if name.startswith("nano") else []
     few += SHORT.get(name, [])

@@ -221,7 +221,18 @@ def test_rows_that_are_too_long_are_one_finding_with_advice_that_the_base_can_fo
     )
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "trainable-tokens"])
+OFTEN = {"lora", "adalora", "loha", "vera", "oft", "fourierft", "ia3", "prefix-tuning"}
+"""A method of each family."""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in OFTEN else pytest.param(name, marks=pytest.mark.matrix)
+        for name in METHODS
+        if name != "trainable-tokens"
+    ],
+)
 def test_the_model_is_adapted_without_weights_and_counts_what_training_counts(validate, method, trained):
     text = RECIPE.replace('method = "lora"', f'method = "{method}"')
     report = json.loads(validate(text, "--model", "--json").stdout)["model"]
