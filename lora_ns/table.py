@@ -41,7 +41,8 @@ class Table(BaseModel):
     @classmethod
     def described(cls, key: str) -> str:
         """Description of a key in one line; `unknown` for a key that does not exist."""
-        return " ".join(_descriptions(cls).get(key, "").split()) if key in cls.model_fields else "unknown"
+        known = cls.model_fields.get(key)
+        return " ".join((known.description or _descriptions(cls).get(key, "")).split()) if known else "unknown"
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -67,8 +68,11 @@ def _descriptions(table: type[Table]) -> dict[str, str]:
 
 @cache
 def _attribute_docstrings(module: str) -> dict[str, dict[str, str]]:
-    """Docstrings under the annotated names of the classes of a module, by class and name."""
-    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    """Docstrings under the annotated names of the classes of a module, by class and name; empty without its source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except OSError:
+        return {}
     return {node.name: dict(_documented(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 

@@ -149,8 +149,18 @@ def options_of(given: list[str]) -> dict[str, str]:
     return options
 
 
-def scheduler_of(to: str, time: str | None, options: dict[str, str]) -> Scheduler:
-    """Return the scheduler of that name. Raises `UsageError` if an option is wrong or the time limit is missing."""
+def scheduler_of(to: str, time: str | None, options: dict[str, str], if_longer: str = "is queued again") -> Scheduler:
+    """Return the scheduler of that name.
+
+    Args:
+        to: its name.
+        time: the time limit of one job.
+        options: its options.
+        if_longer: what happens to a job that needs longer.
+
+    Raises:
+        UsageError: if an option is wrong or the time limit is missing.
+    """
     from lora_ns.launch.schedulers.ray import OnRay
     from lora_ns.launch.schedulers.slurm import Slurm
     from lora_ns.launch.schedulers.time_limit import minutes
@@ -161,9 +171,8 @@ def scheduler_of(to: str, time: str | None, options: dict[str, str]) -> Schedule
         return OnRay(options)
     if time is None:
         what = "SLURM jobs need a time limit"
-        raise UsageError(
-            Problem("--time", what, "write for example `--time 4:00:00`; a run that needs longer is queued again")
-        )
+        remedy = f"write for example `--time 4:00:00`; a job that needs longer {if_longer}"
+        raise UsageError(Problem("--time", what, remedy))
     return Slurm(minutes(time), options)
 
 
@@ -174,11 +183,11 @@ def status(
 ) -> None:
     """Show the progress of a run or a sweep, and the state of its jobs in the scheduler."""
     from lora_ns.services import submit as service
-    from lora_ns.services.sweep.submit import status_of_sweep
+    from lora_ns.services.sweep.submit import log_of_sweep, status_of_sweep
 
     path = run.absolute()
     if log:
-        say(service.log(path), end="")
+        say(log_of_sweep(path) or service.log(path), end="")
         return
     found = status_of_sweep(path) or service.status(path)
     for text in found.notes:
@@ -192,9 +201,11 @@ def status(
 
 
 def _lines_of_sweep(found: SweepStatus) -> list[tuple[str, str]]:
-    trials = f"{number(found.done)} of {number(found.trials)}" if found.trials else number(found.done)
-    lines = [("sweep", found.sweep), ("status", found.status), ("trials", trials)]
-    lines += [("job", _job_line(scheduler, name, job)) for name, scheduler, job in found.jobs]
+    asked = f" of {number(found.trials)}" if found.trials else ""
+    lines = [("sweep", found.sweep), ("status", found.status), ("trials", f"{number(found.done)}{asked}")]
+    for job in found.jobs:
+        restarts = f", restarted {number(job.state.restarts)} x" if job.state.restarts else ""
+        lines.append(("job", f"{_job_line(job.scheduler, job.id, job.state)}{restarts}"))
     if found.status == "stopped":
         lines.append(("continue", "repeat the command of the sweep"))
     return lines

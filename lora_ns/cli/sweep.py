@@ -181,7 +181,8 @@ def _submit(request: SweepRequest, loaded: LoadedRecipe, asked: _Asked, trusts: 
         option = "--worker" if request.is_worker else "--parallel"
         raise UsageError(Problem(option, "is for this machine, and --to submits jobs", "write `--jobs N`"))
     options = options_of(asked.option)
-    scheduler = scheduler_of(asked.to, asked.time, options)
+    if_longer = "repeats its trial, so give it more than one trial needs"
+    scheduler = scheduler_of(asked.to, asked.time, options, if_longer)
     if asked.dry_run:
         hand_over(sweep_script(request, asked.jobs, asked.to, scheduler, options))
         return

@@ -25,6 +25,10 @@ _PATIENCE = 60.0
 """Seconds until a shared disk shows the files of another machine."""
 
 
+_MOST_ATTEMPTS = 3
+"""How often a trial of a sweep may begin: a scheduler queues a job again whose time is over, however short that is."""
+
+
 def work(
     folder: Path, node: int, endpoint: str | None, observer: Observer, noise: Noise
 ) -> TrainResult | SweepResult | None:
@@ -71,6 +75,7 @@ def _request(job: Job, part: SweepWork) -> SweepRequest:
         is_worker=True,
         use_cache=part.use_cache,
         text=job.recipe_text,
+        most_attempts=_MOST_ATTEMPTS,
     )
 
 

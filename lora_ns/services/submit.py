@@ -20,7 +20,6 @@ from lora_ns.launch.jobs import (
     last_job,
     make_job,
     new_job,
-    submitted_jobs,
     write_job,
 )
 from lora_ns.launch.schedulers import ray as on_ray
@@ -101,10 +100,10 @@ def submit(
     for job in made:
         RunDir(Path(job.run)).mend(tell)
         _check_run(job)
-    return hand_over(made, name, scheduler)
+    return submit_jobs(made, name, scheduler)
 
 
-def hand_over(made: Sequence[Job], name: SchedulerName, scheduler: Scheduler) -> list[Submitted]:
+def submit_jobs(made: Sequence[Job], name: SchedulerName, scheduler: Scheduler) -> list[Submitted]:
     """Write jobs and submit them. Raises `LoransError` if the scheduler refuses one; nothing is left of them then."""
     written = [(new_job(job), job) for job in made]
     try:
@@ -213,9 +212,13 @@ def status(path: Path) -> RunStatus:
 
 
 def log(path: Path) -> str:
-    """The log of a run's last job, or of all jobs of a sweep. Raises `UsageError` if it was not submitted."""
-    found = list(submitted_jobs(RunDir(path)))
-    if not found:
+    """The log of a run's last job. Raises `UsageError` if the run was not submitted."""
+    found = last_job(RunDir(path))
+    if found is None:
         raise UsageError(Problem(str(path), "this run was not submitted", f"its log is {RunDir(path).log}"))
-    shown = found[::-1] if found[0][1].sweep else found[:1]
-    return "".join(str(_SCHEDULERS[job.scheduler].log(folder, job)) for folder, job in shown)
+    return log_of(*found)
+
+
+def log_of(folder: Path, job: Job) -> str:
+    """The log of a job. Raises `LoransError` if its scheduler does not respond."""
+    return str(_SCHEDULERS[job.scheduler].log(folder, job))

@@ -222,11 +222,12 @@ def test_the_status_of_a_sweep_names_each_of_its_jobs(swept_recipe, slurm):
     lorans("sweep", swept_recipe, *JOBS, **slurm)
     told = lorans("status", "swept", **slurm).stdout.splitlines()
     assert told[1:] == ["status  submitted", "trials  0 of 3"] + [
-        f"job     slurm 12_{number}: PENDING (Priority)" for number in range(3)
+        f"job     slurm 12_{number}: PENDING (Priority), restarted 1 x" for number in range(3)
     ]
     lorans("sweep", swept_recipe, *JOBS, "--jobs", "1", **slurm)  # more jobs for the same sweep
     found = json.loads(lorans("status", "swept", "--json", **slurm).stdout)
-    assert [job[0] for job in found["jobs"]] == ["12_0", "12_1", "12_2", "12"]
+    assert [job["id"] for job in found["jobs"]] == ["12_0", "12_1", "12_2", "12"]
+    assert {job["state"]["state"] for job in found["jobs"]} == {"PENDING"}
 
 
 @pytest.mark.parametrize(
@@ -250,6 +251,34 @@ def test_a_sweep_that_cannot_be_submitted_is_told_and_leaves_nothing(swept_recip
     assert message in done.stderr
     assert not Path("swept").exists()
     assert not Path("sbatch.script").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [("--metric", "mean_token_accuracy"), ("--set", "training.seed=3"), ("--sampler", "random")]
+)
+def test_jobs_of_another_sweep_are_refused_while_the_first_wait(swept_recipe, slurm, change):
+    lorans("sweep", swept_recipe, *JOBS, **slurm)
+    done = lorans("sweep", swept_recipe, *JOBS, *change, **slurm)
+    assert done.returncode == 2
+    assert "job 12_2 is submitted for another sweep with this folder" in done.stderr
+    assert len(list(Path("swept/jobs").iterdir())) == 3
+
+
+def test_the_folder_of_a_run_that_waits_is_refused(swept_recipe, slurm):
+    lorans("submit", swept_recipe, *TO_SLURM, **slurm)
+    done = lorans("sweep", swept_recipe, *JOBS, "-o", "run", **slurm)
+    assert done.returncode == 2
+    assert "a run was submitted with this folder" in done.stderr
+
+
+def test_a_job_of_which_nothing_is_known_does_not_hide_the_others(swept_recipe, slurm):
+    lorans("sweep", swept_recipe, *JOBS, **slurm)
+    first = Path("swept/jobs/1/job.json")
+    first.write_text(first.read_text().replace('"slurm"', '"ray"').replace('"12_0"', '"raysubmit_1"'))
+    told = lorans("status", "swept", **slurm).stdout.splitlines()
+    assert told[3].startswith("job     ray raysubmit_1: UNKNOWN (")
+    assert told[4] == "job     slurm 12_1: PENDING (Priority), restarted 1 x"
+    assert "== slurm 12_2 ==" in lorans("status", "swept", "--log", **slurm).stdout
 
 
 def test_a_sweep_that_sbatch_refuses_leaves_nothing(swept_recipe, slurm):

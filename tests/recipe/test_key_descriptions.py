@@ -1,6 +1,9 @@
 """Descriptions of keys and their values, in messages, in the reference and in the JSON Schema."""
 
+from typing import Annotated
+
 import pytest
+from pydantic import Field
 
 from lora_ns.recipe.keys import describe
 from lora_ns.recipe.objective_tables import json_schema
@@ -43,6 +46,9 @@ def test_a_description_is_one_line():
     assert "with\\nits" not in reference()
 
 
+Described = Annotated[int, Field(description="Of its type.")]
+
+
 class Shared(Table):
     """A table from which another one derives."""
 
@@ -52,6 +58,7 @@ class Shared(Table):
     anew: int = 1
     """Described for all."""
     plain: int = 1
+    typed: Described = 1
 
 
 class Derived(Shared):
@@ -64,9 +71,16 @@ class Derived(Shared):
 
 def test_a_key_has_the_docstring_below_its_own_definition():
     told = {name: entry.get("description") for name, entry in Derived.model_json_schema()["properties"].items()}
-    assert told == {"kept": "Described where it\nis defined.", "anew": None, "plain": None, "own": "Described here."}
-    assert [Derived.described(key) for key in ("kept", "anew", "other")] == [
+    assert told == {
+        "kept": "Described where it\nis defined.",
+        "anew": None,
+        "plain": None,
+        "typed": "Of its type.",
+        "own": "Described here.",
+    }
+    assert [Derived.described(key) for key in ("kept", "typed", "anew", "other")] == [
         "Described where it is defined.",
+        "Of its type.",
         "",
         "unknown",
     ]

@@ -162,14 +162,14 @@ def test_jobs_share_a_sweep_and_one_that_is_stopped_goes_on(slurm, write_recipe)
     values = (*values, "--set", "dataset.eval_fraction=0.25", "-o", "swept")
     lorans("sweep", recipe, *values, *TO_SLURM[:4], "--option", "cpus-per-task=1", "--jobs", "2")
     first = sweep_until(lambda found: found["done"] >= 1)
-    subprocess.run(["scancel", "--signal=USR2", first["jobs"][0][0]], check=True)
-    again = sweep_until(lambda found: any(state["restarts"] for _, _, state in found["jobs"]))
-    for job, _, state in again["jobs"]:
-        if state["restarts"]:
-            scontrol("update", f"jobid={job}", "StartTime=now")
-    last = sweep_until(lambda found: all(state["is_over"] for _, _, state in found["jobs"]))
+    subprocess.run(["scancel", "--signal=USR2", first["jobs"][0]["id"]], check=True)
+    again = sweep_until(lambda found: any(job["state"]["restarts"] for job in found["jobs"]))
+    for job in again["jobs"]:
+        if job["state"]["restarts"]:
+            scontrol("update", f"jobid={job['id']}", "StartTime=now")
+    last = sweep_until(lambda found: all(job["state"]["is_over"] for job in found["jobs"]))
     assert (last["status"], last["done"]) == ("finished", 6)
-    assert {state["state"] for _, _, state in last["jobs"]} == {"COMPLETED"}
+    assert {job["state"]["state"] for job in last["jobs"]} == {"COMPLETED"}
     trials = json.loads(Path("swept/result.json").read_text())["trials"]
     assert len(trials) == 6
     assert "trials" in lorans("status", "swept", "--log")

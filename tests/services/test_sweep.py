@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from lora_ns.services.sweep.bench import Asked, Bench
 from lora_ns.services.sweep.result import SweepResult
 from lora_ns.services.sweep.run import SweepRequest, sweep
 from lora_ns.services.sweep.study import SweepDir
+from lora_ns.services.sweep.submit import SweepStatus, status_of_sweep
 
 RECIPE = """\
 task_name = "short"
@@ -111,6 +113,8 @@ def test_the_folder_of_a_sweep_has_no_weights_and_a_plot(request_and_result: tup
 def test_the_same_request_trains_nothing_twice(request_and_result: tuple[SweepRequest, SweepResult]) -> None:
     request, result = request_and_result
     assert _sweep(request) == result
+    assert request.output is not None
+    assert status_of_sweep(request.output) == SweepStatus(str(request.output), "finished", done=3, trials=3)
 
 
 def test_a_job_takes_part_with_the_recipe_as_it_was_submitted(
@@ -166,9 +170,19 @@ def test_a_trial_whose_process_was_killed_is_repeated(
     ended = subprocess.run(command, check=False, env=os.environ)
     assert ended.returncode == -signal.SIGKILL
     assert len(list(SweepDir(output).path.glob("trials/*/trial.json"))) == 1
+    status = status_of_sweep(output)
+    assert status is not None
+    assert (status.status, status.done, status.trials) == ("stopped", 1, 3)
+    given_up = tmp_path / "given-up"
+    shutil.copytree(output, given_up)
     result = _sweep(replace(request, output=output))
     assert [one.values for one in result.trials] == [one.values for one in whole.trials]
     assert [one.loss for one in result.trials] == [one.loss for one in whole.trials]
+    limited = _sweep(replace(request, output=given_up, most_attempts=1))
+    assert [one.reason for one in limited.trials if one.state == "failed"] == [
+        "its process ended 1 times before the trial was done"
+    ]
+    assert len(limited.trials) == 3
 
 
 def test_trials_on_one_base_are_those_of_a_base_each(tmp_path: Path) -> None:
@@ -251,6 +265,17 @@ def test_a_metric_that_the_evaluation_lacks_is_refused_and_leaves_nothing(tmp_pa
     assert not (tmp_path / "o").exists()
 
 
+def test_a_metric_that_the_evaluation_lacks_leaves_the_records_of_jobs(tmp_path: Path) -> None:
+    file = _recipe(tmp_path)
+    job = make_job(load_recipe(file), "slurm", "new", {}, tmp_path)
+    part = SweepWork(values=RATES, trials=3, metric="accuracy", sampler="grid")
+    folder = new_job(job.model_copy(update={"run": str(tmp_path / "o"), "sweep": part}))
+    with pytest.raises(UsageError, match="eval_loss"), Noise() as noise:
+        work(folder, 0, None, SilentObserver(), noise)
+    assert [file.name for file in (tmp_path / "o").iterdir()] == ["jobs"]
+    assert (folder / "job.json").is_file()
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "mine").write_text("x")
@@ -262,8 +287,6 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 def test_a_damaged_file_is_a_message(
     request_and_result: tuple[SweepRequest, SweepResult], tmp_path: Path, name: str
 ) -> None:
-    import shutil
-
     request, _ = request_and_result
     assert request.output is not None
     shutil.copytree(request.output, tmp_path / "o")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import shlex
@@ -50,8 +51,16 @@ class OnRay:
 
     def submit(self, jobs: Sequence[tuple[Path, Job]]) -> list[str]:
         """Submit jobs and return their Ray ids. Raises `MissingError` if the cluster cannot be reached."""
-        client = _client(self._options)
-        return [str(_asking(partial(client.submit_job, entrypoint=_entrypoint(folder)))) for folder, _ in jobs]
+        client, submitted = _client(self._options), list[str]()
+        try:
+            for folder, _ in jobs:
+                submitted.append(str(_asking(partial(client.submit_job, entrypoint=_entrypoint(folder)))))
+        except BaseException:
+            for number in submitted:
+                with contextlib.suppress(RuntimeError, OSError):
+                    client.stop_job(number)
+            raise
+        return submitted
 
 
 def _entrypoint(folder: Path) -> str:

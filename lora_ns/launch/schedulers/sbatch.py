@@ -9,11 +9,11 @@ from lora_ns.launch.jobs import JobState
 from lora_ns.table import control_in
 
 _OURS = {
-    "nodes": "set `distributed.num_nodes` in the recipe",
+    "nodes": "set `distributed.num_nodes` in the recipe; a trial of a sweep has one node",
     "ntasks": "lorans starts one task per node, with `distributed.num_processes` processes",
     "ntasks_per_node": "lorans starts one task per node, with `distributed.num_processes` processes",
     "time": "use `--time`",
-    "array": "give several recipes",
+    "array": "give several recipes, or `--jobs N` for a sweep",
     "output": "logs are in the run directory, see `lorans status RUN`",
     "error": "logs are in the run directory, see `lorans status RUN`",
     "open_mode": "logs are always appended to",

@@ -14,7 +14,6 @@ from typing import Any
 
 from lora_ns.errors import InterruptedRunError, LoransError, MissingError, Problem, RunError, UsageError
 from lora_ns.files.disk import write_atomic
-from lora_ns.files.removal import remove
 from lora_ns.launch.tethered import tethered
 from lora_ns.launch.workers import count_workers, worker_environments
 from lora_ns.machine.hardware import detect
@@ -63,6 +62,8 @@ class SweepRequest:
     use_cache: bool = True
     text: str | None = None
     """The text of the recipe, if it is not that of the file: a job has it as it was when the sweep was submitted."""
+    most_attempts: int | None = None
+    """How often a trial may begin, if its process ends before it is done; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,18 @@ class Checked:
     sampler: Sampler
     trials: int
     folder: SweepDir
+
+    def design(self, metric: str) -> Design:
+        """The design of the sweep by a metric, as far as it is known before rows and base are read."""
+        name, is_higher = direction(metric, self.loaded.recipe)
+        return Design(
+            recipe=self.loaded.text,
+            overrides=tuple(sorted((*self.space.fixed, *(f"{key.name}={key.values}" for key in self.space.keys)))),
+            sampler=self.sampler,
+            metric=name,
+            higher_is_better=is_higher,
+            seed=self.loaded.recipe.training.seed,
+        )
 
 
 def check_request(request: SweepRequest) -> Checked:
@@ -112,22 +125,12 @@ def _swept(request: SweepRequest, checked: Checked, bench: Bench, noise: Noise) 
     """Begin or continue a sweep, train its trials and rank them."""
     loaded, space, folder = checked.loaded, checked.space, checked.folder
     begun = _base_manifest(bench, loaded, space, folder)
-    metric, is_higher = direction(request.metric, loaded.recipe)
-    design = Design(
-        recipe=loaded.text,
-        overrides=tuple(sorted((*space.fixed, *(f"{key.name}={key.values}" for key in space.keys)))),
-        sampler=checked.sampler,
-        metric=metric,
-        higher_is_better=is_higher,
-        seed=loaded.recipe.training.seed,
-        rows=_rows(begun),
-        data=_data(begun),
-    )
+    design = replace(checked.design(request.metric), rows=_rows(begun), data=_data(begun))
     with folder.locked():
-        design = folder.begin(design, request.recipe)
+        design = folder.begin(design, request.recipe, checked.trials)
         study = Study(folder, design, space, checked.trials)
         study.enqueue()
-    if study.is_busy() and not request.is_worker:
+    if not request.is_worker and study.is_busy():
         what = "other processes train trials of this sweep"
         raise UsageError(Problem(str(folder.path), what, "wait for them, or take part with `--worker`"))
     if request.processes > 1:
@@ -135,7 +138,7 @@ def _swept(request: SweepRequest, checked: Checked, bench: Bench, noise: Noise) 
     else:
         name = f"worker-{platform.node()}-{os.getpid()}.log"
         noise.attach(folder.path / name if request.is_worker else folder.log)
-        _train(study, bench, loaded, bench.observer)
+        _train(study, bench, loaded, request.most_attempts)
     return _result(study, loaded)
 
 
@@ -183,15 +186,19 @@ def _data(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _train(study: Study, bench: Bench, loaded: LoadedRecipe, observer: Observer) -> None:
+def _train(study: Study, bench: Bench, loaded: LoadedRecipe, most_attempts: int | None) -> None:
     """Train trials until there are enough."""
+    observer = bench.observer
     while (asking := study.ask()) is not None:
         folder = study.folder.trial(asking.number)
         overrides = study.space.overrides(asking.texts)
         values = {override_key(one): parse_override(one)[1] for one in overrides[len(study.space.fixed) :]}
         shown = ", ".join(f"{name} = {value}" for name, value in values.items())
         observer.stage(f"trial {len(study.done()) + 1} of {study.trials}: {shown}")
-        measured = _tried(study, bench, loaded, asking, overrides)
+        if most_attempts is not None and asking.attempt > most_attempts:
+            measured = Measured("failed", f"its process ended {most_attempts} times before the trial was done")
+        else:
+            measured = _tried(study, bench, loaded, asking, overrides)
         write_trial(folder, asking.number, values, measured)
         study.tell(asking, measured)
         observer.stage(f"  {_outcome(study.design.metric, measured)}")
@@ -226,8 +233,8 @@ def _tried(study: Study, bench: Bench, loaded: LoadedRecipe, asking: Asking, ove
     except LoransError as error:
         return Measured("failed", str(error.problems[0]))
     if wrong:
-        if not study.done():  # so that the corrected command can use the folder
-            remove(study.folder.path)
+        if not study.done() and not study.is_busy():
+            study.folder.forget()
         raise wrong[0]
     return found
 
@@ -285,8 +292,17 @@ def _show_new(study: Study, folder: SweepDir, shown: set[int], observer: Observe
 
 
 def _result(study: Study, loaded: LoadedRecipe) -> SweepResult:
-    """Rank the trials, and write the result, the best recipe and the plot."""
-    folder, design, done = study.folder, study.design, study.done()
+    """Write and return the result. Another process may end a trial meanwhile, and write an older or a newer one."""
+    while True:
+        done = study.done()
+        result = _result_of(study, loaded, done)
+        if study.done() == done:
+            return result
+
+
+def _result_of(study: Study, loaded: LoadedRecipe, done: set[int]) -> SweepResult:
+    """Rank the trials that are done, and write the result, the best recipe and the plot."""
+    folder, design = study.folder, study.design
     read, notes = read_trials(folder)
     trials = ranked(design, [trial for trial in read if trial.number in done])
     if not study.is_busy():

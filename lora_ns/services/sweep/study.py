@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from lora_ns.errors import LoransError, MissingError, Problem, UsageError
 from lora_ns.files.disk import telling_disk_errors, write_atomic
-from lora_ns.files.locks import try_lock
-from lora_ns.files.reading import is_file, read_json
+from lora_ns.files.locks import is_locked, try_lock
+from lora_ns.files.reading import exists, is_file, read_json
+from lora_ns.files.removal import remove
 from lora_ns.recipe.best_metric import is_higher_better, is_of_a_suite, known_metrics
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.space import Choices, Key, Space
@@ -31,7 +32,10 @@ HALVING = 2
 RUNGS = 3
 """Number of rungs, after an eighth, a quarter and half of the recipe's rows."""
 
-_NAME, _MEASURED, _SECONDS = "sweep", "measured", 60.0
+_NAME, _MEASURED, _ATTEMPT, _SECONDS = "sweep", "measured", "attempt", 60.0
+
+
+_RESULT = "trial.json"
 
 
 NEAR = 0.1
@@ -95,41 +99,76 @@ class SweepDir:
         finally:
             os.close(handle)
 
-    def begin(self, design: Design, path: Path) -> Design:
+    def begin(self, design: Design, path: Path, trials: int) -> Design:
         """Write the design of a new sweep, or check that it is that of the sweep in the folder.
 
         Raises:
             UsageError: if the folder has something else in it.
         """
-        if not is_file(self.design_file):
-            beside = {self._lock, self.jobs}
-            if self.path.is_dir() and any(file not in beside for file in self.path.iterdir()):
-                raise UsageError(
-                    Problem(str(self.path), "is not empty and not a sweep", "choose another folder with -o")
-                )
+        self.check_free()
+        known = None
+        if is_file(self.design_file):
+            known, trials = self.design(), max(trials, self.trials() or 0)
+            self.check_same(known, design, [] if known.data == design.data else ["data or base"])
+        else:
             write_atomic(self.recipe, design.recipe)
-            write_atomic(
-                self.design_file, json.dumps({"path": str(path.absolute()), **asdict(design)}, indent=2) + "\n"
-            )
-            return design
-        known = self.design()
+        table = {"path": str(path.absolute()), "trials": trials, **asdict(known or design)}
+        write_atomic(self.design_file, json.dumps(table, indent=2) + "\n")
+        return known or design
+
+    def check_free(self) -> None:
+        """Check that the folder has a sweep or nothing in it, apart from records of jobs. Raises `UsageError`."""
+        if is_file(self.design_file) or not exists(self.path):
+            return
+        if is_file(self.path) or any(file not in {self._lock, self.jobs} for file in self.path.iterdir()):
+            raise UsageError(Problem(str(self.path), "is not empty and not a sweep", "choose another folder with -o"))
+
+    def check_same(self, known: Design, asked: Design, others: Sequence[str] = ()) -> None:
+        """Check that a sweep is the one that is asked for. Raises `UsageError` with what differs."""
         names = {"recipe": "recipe", "overrides": "--set", "sampler": "--sampler", "metric": "--metric"}
-        changed = [shown for field, shown in names.items() if getattr(known, field) != getattr(design, field)]
-        changed += [] if known.data == design.data else ["data or base"]
-        if changed:
+        changed = [shown for field, shown in names.items() if getattr(known, field) != getattr(asked, field)]
+        if changed := [*changed, *others]:
             what = f"is a sweep with another {' and '.join(changed)}"
             raise UsageError(Problem(str(self.path), what, "restore it, or start another sweep with -o FOLDER"))
-        return known
 
     def design(self) -> Design:
         """Read the design. Raises `UsageError`."""
+        table = self._written()
+        try:
+            known = {key: value for key, value in table.items() if key not in {"path", "trials"}}
+            return Design(**{**known, "overrides": tuple(table["overrides"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(error) from None
+
+    def trials(self) -> int | None:
+        """The number of trials that were asked for; None in sweeps of old versions. Raises `UsageError`."""
+        found = self._written().get("trials")
+        return found if isinstance(found, int) else None
+
+    def _written(self) -> dict[str, Any]:
         try:
             table = read_json(self.design_file)
-            table.pop("path", None)
-            return Design(**{**table, "overrides": tuple(table["overrides"])})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"cannot be read: {type(error).__name__}"
-            raise UsageError(Problem(str(self.design_file), what, "start another sweep with -o FOLDER")) from None
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from None
+        if not isinstance(table, dict):
+            raise self._damaged(TypeError())
+        return table
+
+    def _damaged(self, error: Exception) -> UsageError:
+        what = f"cannot be read: {type(error).__name__}"
+        return UsageError(Problem(str(self.design_file), what, "start another sweep with -o FOLDER"))
+
+    def forget(self) -> None:
+        """Remove a sweep that has no result, so that a corrected command can use its folder; jobs keep their files."""
+        for part in self.path.iterdir():
+            if part != self.jobs:
+                remove(part)
+        with contextlib.suppress(OSError):  # raised for a folder that is not empty
+            self.path.rmdir()
+
+    def in_training(self) -> bool:
+        """True if a process that can be seen from here trains a trial."""
+        return any(is_locked(trial) for trial in (self.path / "trials").glob("*"))
 
 
 @dataclass(frozen=True)
@@ -194,8 +233,10 @@ class Study:
             known = self._study.get_trials(deepcopy=False)
             for trial in known:
                 if trial.state == TrialState.RUNNING and self._is_abandoned(trial.number):
+                    remove(self.folder.trial(trial.number) / _RESULT)  # written, and not told
                     self._study.tell(trial.number, state=TrialState.FAIL)
-                    self._study.enqueue_trial(dict(trial.params), user_attrs={"repeats": trial.number})
+                    attempt = trial.user_attrs.get(_ATTEMPT, 1) + 1
+                    self._study.enqueue_trial(dict(trial.params), user_attrs={_ATTEMPT: attempt})
             known = self._study.get_trials(deepcopy=False)
             taken = sum(_has_result(one) or one.state == TrialState.RUNNING for one in known)
             waits = any(one.state == TrialState.WAITING for one in known)
@@ -228,7 +269,9 @@ class Study:
         with telling_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._held[number] = os.open(folder, os.O_RDONLY)
-        try_lock(self._held[number])
+        until = time.monotonic() + _SECONDS
+        while not try_lock(self._held[number]) and time.monotonic() < until:  # another process looks whether it is held
+            time.sleep(0.01)
 
     def _is_abandoned(self, number: int) -> bool:
         folder = self.folder.trial(number)
@@ -260,7 +303,7 @@ class Study:
         from optuna.trial import TrialState
 
         return any(
-            one.state == TrialState.RUNNING and not self._is_abandoned(one.number)
+            one.state == TrialState.RUNNING and one.number not in self._held and not self._is_abandoned(one.number)
             for one in self._study.get_trials(deepcopy=False)
         )
 
@@ -317,6 +360,11 @@ class Asking:
     texts: tuple[str, ...]
 
     @property
+    def attempt(self) -> int:
+        """How often it was handed out, this time included: more than once if its process ended before."""
+        return int(self.trial.user_attrs.get(_ATTEMPT, 1))
+
+    @property
     def number(self) -> int:
         """Its number, from 0."""
         return int(self.trial.number)
@@ -347,15 +395,13 @@ def direction(metric: str, recipe: Recipe) -> tuple[str, bool]:
 
 def write_trial(folder: Path, number: int, values: Mapping[str, Any], measured: Measured) -> None:
     """Write the result of a trial into its folder."""
-    write_atomic(
-        folder / "trial.json", json.dumps({"number": number, "values": dict(values), **asdict(measured)}) + "\n"
-    )
+    write_atomic(folder / _RESULT, json.dumps({"number": number, "values": dict(values), **asdict(measured)}) + "\n")
 
 
 def read_trials(folder: SweepDir) -> tuple[list[Trial], list[str]]:
     """Read all trials that have a result, and a note on each whose file is damaged."""
     trials, notes = [], []
-    for file in sorted((folder.path / "trials").glob("*/trial.json")):
+    for file in sorted((folder.path / "trials").glob(f"*/{_RESULT}")):
         try:
             table = read_json(file)
             number, values = int(table.pop("number")), dict(table.pop("values"))
