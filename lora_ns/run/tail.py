@@ -51,6 +51,10 @@ _LONGEST_LOG = 256 * 1024
 _WARNING = re.compile(r"(?:warn(?:ing)?|error|exception)\b", re.IGNORECASE)
 
 
+_OF_EVERY_RUN = ("torch/utils/_pytree.py", "real_accelerator.py")
+"""Parts of warnings that torchao and DeepSpeed cause whenever they are imported."""
+
+
 def last_warnings(log: Path, most: int = 3) -> list[str]:
     """Return the last different lines of a log that contain a warning or an error, printable and without secrets."""
     try:
@@ -59,5 +63,6 @@ def last_warnings(log: Path, most: int = 3) -> list[str]:
             lines = opened.read().decode("utf-8", "replace").splitlines()
     except (NotAFileError, OSError):
         return []
-    found = dict.fromkeys(line.strip() for line in reversed(lines) if _WARNING.search(line))
+    telling = (line for line in reversed(lines) if not any(part in line for part in _OF_EVERY_RUN))
+    found = dict.fromkeys(line.strip() for line in telling if _WARNING.search(line))
     return [readable(line) for line in list(found)[:most]][::-1]

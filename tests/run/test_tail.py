@@ -41,3 +41,13 @@ def test_the_last_different_warnings_are_shown_printable_and_without_secrets(tmp
     assert not any("\x1b" in line or "hunter2" in line for line in found)
     assert last_warnings(log, 1) == found[-1:]
     assert last_warnings(tmp_path / "missing") == []
+
+
+def test_what_libraries_print_whenever_they_are_imported_is_no_warning_of_the_run(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text(
+        "W1130 20:25:03.562000 19551 torch/utils/_pytree.py:630] <enum 'KernelPreference'> is an Enum subclass; error\n"
+        "[2026-11-30 20:25:05,413] [WARNING] [real_accelerator.py:213:get_accelerator] Setting accelerator to CPU.\n"
+        "UserWarning: of this run\n"
+    )
+    assert last_warnings(log) == ["UserWarning: of this run"]
