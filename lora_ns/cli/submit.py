@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_ns.launch.jobs import JobState, Mode
     from lora_ns.recipe.load import LoadedRecipe
     from lora_ns.services.submit import RunStatus, Scheduler, Submitted
-    from lora_ns.services.sweep.submit import SweepStatus
+    from lora_ns.services.sweep.status import SweepStatus
 
 
 Recipes = Annotated[
@@ -183,7 +183,7 @@ def status(
 ) -> None:
     """Show the progress of a run or a sweep, and the state of its jobs in the scheduler."""
     from lora_ns.services import submit as service
-    from lora_ns.services.sweep.submit import log_of_sweep, status_of_sweep
+    from lora_ns.services.sweep.status import log_of_sweep, status_of_sweep
 
     path = run.absolute()
     if log:

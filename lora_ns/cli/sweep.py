@@ -11,7 +11,7 @@ import typer
 from lora_ns.cli import complete
 from lora_ns.cli.options import AsJson, RecipePath, TrustRemoteCode
 from lora_ns.cli.show import Progress, duration, note, number, print_json
-from lora_ns.cli.submit import DryRun, Time
+from lora_ns.cli.submit import DryRun, Time, options_of, scheduler_of, settle_trust, show_submitted
 from lora_ns.cli.terminal import draw, hand_over, say, say_wrapped
 from lora_ns.errors import Problem, UsageError
 from lora_ns.safety.printable import readable
@@ -134,12 +134,11 @@ def sweep(
 
     loaded = load_recipe(recipe, read_space(values).fixed)
     request = SweepRequest(recipe, tuple(values), trials, metric, sampler, output, parallel, worker, not no_cache)
-    asked = _Asked(to, jobs, time, option, dry_run)
-    if to is None:
-        asked.check_unused()
-    else:
-        _submit(request, loaded, asked, trust_remote_code, as_json)
+    asked = _Asked(jobs, time, option, dry_run)
+    if to is not None:
+        _submit(to, request, loaded, asked, trust_remote_code, as_json)
         return
+    asked.check_unused()
     trust_recipe(trust_remote_code, loaded)
     with Progress(2) as progress, Noise() as noise:
         result = service(request, progress, noise)
@@ -153,7 +152,6 @@ def sweep(
 class _Asked:
     """The options about a scheduler."""
 
-    to: SchedulerName | None
     jobs: int
     time: str | None
     option: list[str]
@@ -171,23 +169,23 @@ class _Asked:
             raise UsageError(Problem(option, "is for the jobs of a scheduler", "add `--to slurm` or `--to ray`"))
 
 
-def _submit(request: SweepRequest, loaded: LoadedRecipe, asked: _Asked, trusts: bool, as_json: bool) -> None:
+def _submit(
+    to: SchedulerName, request: SweepRequest, loaded: LoadedRecipe, asked: _Asked, trusts: bool, as_json: bool
+) -> None:
     """Submit the jobs of a sweep, or print what would be submitted."""
-    from lora_ns.cli.submit import options_of, scheduler_of, settle_trust, show_submitted
     from lora_ns.services.sweep.submit import submit_sweep, sweep_script
 
-    assert asked.to is not None
     if request.processes > 1 or request.is_worker:
         option = "--worker" if request.is_worker else "--parallel"
         raise UsageError(Problem(option, "is for this machine, and --to submits jobs", "write `--jobs N`"))
     options = options_of(asked.option)
     if_longer = "repeats its trial, so give it more than one trial needs"
-    scheduler = scheduler_of(asked.to, asked.time, options, if_longer)
+    scheduler = scheduler_of(to, asked.time, options, if_longer)
     if asked.dry_run:
-        hand_over(sweep_script(request, asked.jobs, asked.to, scheduler, options))
+        hand_over(sweep_script(request, asked.jobs, to, scheduler, options))
         return
     settle_trust([loaded], trusts)
-    show_submitted(submit_sweep(request, asked.jobs, asked.to, scheduler, options), as_json)
+    show_submitted(submit_sweep(request, asked.jobs, to, scheduler, options), as_json)
 
 
 def _show(result: SweepResult) -> None:

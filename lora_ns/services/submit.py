@@ -12,16 +12,7 @@ from typing import Protocol
 
 from lora_ns.data.named_files import check_named_files
 from lora_ns.errors import Problem, UsageError
-from lora_ns.launch.jobs import (
-    Job,
-    JobState,
-    Mode,
-    SchedulerName,
-    last_job,
-    make_job,
-    new_job,
-    write_job,
-)
+from lora_ns.launch.jobs import Job, JobState, Mode, SchedulerName, last_job, make_job, new_job, write_job
 from lora_ns.launch.schedulers import ray as on_ray
 from lora_ns.launch.schedulers import slurm as on_slurm
 from lora_ns.machine.packages import check_packages
@@ -136,15 +127,20 @@ def script_of(made: Sequence[Job], scheduler: Scheduler) -> str:
 def _jobs_of(recipes: Sequence[LoadedRecipe], name: SchedulerName, mode: Mode, options: dict[str, str]) -> list[Job]:
     """The jobs of recipes. Raises `UsageError` and `MissingError`."""
     for loaded in recipes:
-        check_named_files(loaded)
-        with locating(loaded):
-            check_packages(loaded.recipe)
+        check_trainable(loaded)
     made = [make_job(loaded, name, mode, options, Path.cwd()) for loaded in recipes]
     runs = [job.run for job in made]
     twice = next((run for run in runs if runs.count(run) > 1), None)
     if twice is not None:
         raise UsageError(Problem(twice, "two recipes have this `training.output_dir`", "give each its own"))
     return made
+
+
+def check_trainable(loaded: LoadedRecipe) -> None:
+    """Check that what a recipe names is there, for nodes like this one. Raises `UsageError` and `MissingError`."""
+    check_named_files(loaded)
+    with locating(loaded):
+        check_packages(loaded.recipe)
 
 
 def _check_run(job: Job) -> None:

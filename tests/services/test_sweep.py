@@ -24,8 +24,8 @@ from lora_ns.services.job import work
 from lora_ns.services.sweep.bench import Asked, Bench
 from lora_ns.services.sweep.result import SweepResult
 from lora_ns.services.sweep.run import SweepRequest, sweep
+from lora_ns.services.sweep.status import SweepStatus, status_of_sweep
 from lora_ns.services.sweep.study import SweepDir
-from lora_ns.services.sweep.submit import SweepStatus, status_of_sweep
 
 RECIPE = """\
 task_name = "short"

@@ -72,21 +72,10 @@ class Checked:
 
     loaded: LoadedRecipe
     space: Space
-    sampler: Sampler
+    design: Design
+    """The design, as far as it is known before rows and base are read."""
     trials: int
     folder: SweepDir
-
-    def design(self, metric: str) -> Design:
-        """The design of the sweep by a metric, as far as it is known before rows and base are read."""
-        name, is_higher = direction(metric, self.loaded.recipe)
-        return Design(
-            recipe=self.loaded.text,
-            overrides=tuple(sorted((*self.space.fixed, *(f"{key.name}={key.values}" for key in self.space.keys)))),
-            sampler=self.sampler,
-            metric=name,
-            higher_is_better=is_higher,
-            seed=self.loaded.recipe.training.seed,
-        )
 
 
 def check_request(request: SweepRequest) -> Checked:
@@ -98,12 +87,20 @@ def check_request(request: SweepRequest) -> Checked:
     check_optuna()
     space = read_space(request.overrides)
     loaded = load_recipe(request.recipe, space.fixed, request.text)
-    direction(request.metric, loaded.recipe)
+    metric, is_higher = direction(request.metric, loaded.recipe)
     check_space(request.recipe, loaded.text, space)
     space, sampler, trials = _chosen(space, request)
     check_sweepable(loaded, "a sweep")
     folder = SweepDir((request.output or Path("outputs/sweeps") / loaded.recipe.task_name).expanduser().absolute())
-    return Checked(loaded, space, sampler, trials, folder)
+    design = Design(
+        recipe=loaded.text,
+        overrides=tuple(sorted((*space.fixed, *(f"{key.name}={key.values}" for key in space.keys)))),
+        sampler=sampler,
+        metric=metric,
+        higher_is_better=is_higher,
+        seed=loaded.recipe.training.seed,
+    )
+    return Checked(loaded, space, design, trials, folder)
 
 
 def sweep(request: SweepRequest, observer: Observer, noise: Noise) -> SweepResult:
@@ -125,7 +122,7 @@ def _swept(request: SweepRequest, checked: Checked, bench: Bench, noise: Noise) 
     """Begin or continue a sweep, train its trials and rank them."""
     loaded, space, folder = checked.loaded, checked.space, checked.folder
     begun = _base_manifest(bench, loaded, space, folder)
-    design = replace(checked.design(request.metric), rows=_rows(begun), data=_data(begun))
+    design = replace(checked.design, rows=_rows(begun), data=_data(begun))
     with folder.locked():
         design = folder.begin(design, request.recipe, checked.trials)
         study = Study(folder, design, space, checked.trials)

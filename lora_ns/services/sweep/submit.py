@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from lora_ns.data.named_files import check_named_files
-from lora_ns.errors import LoransError, Problem, UsageError
+from lora_ns.errors import Problem, UsageError
 from lora_ns.files.reading import is_file
-from lora_ns.launch.jobs import Job, JobState, SchedulerName, SweepWork, last_job, make_job, submitted_jobs
-from lora_ns.machine.packages import check_packages
-from lora_ns.recipe.load import locating
+from lora_ns.launch.jobs import Job, SchedulerName, SweepWork, last_job, make_job
 from lora_ns.run.directory import RunDir
-from lora_ns.services.submit import Scheduler, Submitted, log_of, script_of, state_of, submit_jobs
+from lora_ns.services.submit import Scheduler, Submitted, check_trainable, script_of, state_of, submit_jobs
 from lora_ns.services.sweep.run import Checked, SweepRequest, check_request
-from lora_ns.services.sweep.study import SweepDir, read_trials
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """A job of a sweep."""
-
-    scheduler: SchedulerName
-    id: str
-    state: JobState
-
-
-@dataclass(frozen=True)
-class SweepStatus:
-    """The state of a sweep, from its folder and the schedulers of its jobs."""
-
-    sweep: str
-    status: str
-    """`submitted`, `running`, `finished` if there are enough trials, or `stopped` if nothing trains more of them."""
-    done: int
-    """Number of trials that have a result."""
-    trials: int | None
-    """Number of trials that were asked for; None in sweeps of old versions."""
-    jobs: tuple[SweepJob, ...] = ()
-    """The jobs, in the order in which they were submitted."""
-    notes: tuple[str, ...] = ()
+from lora_ns.services.sweep.study import read_trials
 
 
 def submit_sweep(
@@ -70,19 +41,16 @@ def sweep_script(
 def _jobs(request: SweepRequest, count: int, name: SchedulerName, options: dict[str, str]) -> list[Job]:
     """The jobs of a sweep, all alike. Raises `LoransError`."""
     checked = check_request(request)
-    loaded, folder = checked.loaded, checked.folder
-    check_named_files(loaded)
-    with locating(loaded):
-        check_packages(loaded.recipe)
+    check_trainable(checked.loaded)
     part = SweepWork(
         values=request.overrides,
         trials=checked.trials,
         metric=request.metric,
-        sampler=checked.sampler,
+        sampler=checked.design.sampler,
         use_cache=request.use_cache,
     )
-    job = make_job(loaded, name, "new", options, Path.cwd())
-    job = job.model_copy(update={"run": str(folder.path), "nodes": 1, "sweep": part})
+    job = make_job(checked.loaded, name, "new", options, Path.cwd())
+    job = job.model_copy(update={"run": str(checked.folder.path), "nodes": 1, "sweep": part})
     _check_folder(checked, job)
     return [job] * count
 
@@ -92,7 +60,7 @@ def _check_folder(checked: Checked, job: Job) -> None:
     folder = checked.folder
     folder.check_free()
     if is_file(folder.design_file):
-        folder.check_same(folder.design(), checked.design(job.sweep.metric if job.sweep else ""))
+        folder.check_same(folder.design(), checked.design)
         if len(read_trials(folder)[0]) >= checked.trials:
             what = f"this sweep has its {checked.trials} trials"
             raise UsageError(
@@ -111,43 +79,3 @@ def _check_folder(checked: Checked, job: Job) -> None:
 def _asked(job: Job) -> object:
     """What must not differ between the jobs of a sweep."""
     return job.recipe_text, job.sweep and job.sweep.model_copy(update={"trials": 0, "use_cache": True})
-
-
-def status_of_sweep(path: Path) -> SweepStatus | None:
-    """The state of a sweep; None if the folder is that of a run, or of nothing. Raises `UsageError`."""
-    folder, last = SweepDir(path), last_job(RunDir(path))
-    has_begun = is_file(folder.design_file)
-    if not has_begun and not (last and last[1].sweep):
-        return None
-    read, notes = read_trials(folder)
-    trials = folder.trials() if has_begun else last[1].sweep.trials if last and last[1].sweep else None
-    jobs = []
-    for _, job in [*submitted_jobs(RunDir(path))][::-1]:
-        try:
-            state = state_of(job)
-        except LoransError as error:  # of a cluster that is gone
-            state = JobState("UNKNOWN", str(error.problems[0].what), is_over=True)
-        jobs.append(SweepJob(job.scheduler, str(job.id), state))
-    states = [job.state for job in jobs]
-    if folder.in_training() or any(state.state == "RUNNING" for state in states):
-        status = "running"
-    elif trials is not None and len(read) >= trials:
-        status = "finished"
-    else:
-        status = "submitted" if any(not state.is_over for state in states) else "stopped"
-    return SweepStatus(str(path), status, len(read), trials, tuple(jobs), tuple(notes))
-
-
-def log_of_sweep(path: Path) -> str | None:
-    """The output of all jobs of a sweep, each under its id; None if no job of a sweep was submitted here."""
-    last = last_job(RunDir(path))
-    if last is None or last[1].sweep is None:
-        return None
-    parts = []
-    for folder, job in [*submitted_jobs(RunDir(path))][::-1]:
-        try:
-            text = log_of(folder, job)
-        except LoransError as error:
-            text = f"{error.problems[0].what}\n"
-        parts.append(f"== {job.scheduler} {job.id} ==\n{text}")
-    return "".join(parts)
