@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.memory import MemoryEstimate, estimate, start_memory
+from lora_ns.plan.memory.estimate import MemoryEstimate, estimate, start_memory
 from lora_ns.plan.plan import Derived, computed, written_value
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
 from lora_ns.plan.settled import Settled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.plan.fit import Batch, fits_into_memory, free_memory
-from lora_ns.plan.memory import teacher_bytes
+from lora_ns.plan.memory.estimate import teacher_bytes
 from lora_ns.plan.processes import count_here
 from lora_ns.plan.settled import TeacherSize
 from lora_ns.recipe.best_metric import best_metric, is_higher_better

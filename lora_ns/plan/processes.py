@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from lora_ns.errors import Problem
 from lora_ns.machine.hardware import Machine
-from lora_ns.plan.memory import MemoryEstimate
+from lora_ns.plan.memory.estimate import MemoryEstimate
 from lora_ns.recipe.distributed import AutoStrategy, Ddp, DeepSpeed, Fsdp, OneProcess, Processes, Strategy
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.rules.distributed import processes_train_together, weights_can_be_divided

@@ -6,7 +6,7 @@ import pytest
 
 from lora_ns.methods import METHODS
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.memory import MemoryEstimate, StartMemory, estimate, start_memory
+from lora_ns.plan.memory.estimate import MemoryEstimate, StartMemory, estimate, start_memory
 from lora_ns.recipe.optimizers import OPTIMIZERS
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, 512, {})
