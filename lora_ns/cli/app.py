@@ -15,7 +15,7 @@ from lora_ns.cli.adapter import diff as adapter_diff
 from lora_ns.cli.bisect import bisect
 from lora_ns.cli.board import board
 from lora_ns.cli.cache import cache
-from lora_ns.cli.commands import Entry, Family, Group, is_rich
+from lora_ns.cli.commands import OWN_PROCESS, Entry, Family, Group, is_rich
 from lora_ns.cli.diff_runs import diff
 from lora_ns.cli.env_check import env_check
 from lora_ns.cli.evaluate import evaluate
@@ -205,10 +205,13 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line and exit: 0 ok, 1 the run failed, 2 usage, 3 the environment, 128 + n after signal n."""
+    """Run a command line, by default that of this process, and exit.
+
+    The exit code is 0 for ok, 1 if the run failed, 2 for usage, 3 for the environment, 128 + n after signal n.
+    """
     make_errors_readable()
     try:
-        app(args=arguments, standalone_mode=True)
+        app(args=arguments, standalone_mode=True, obj=OWN_PROCESS if arguments is None else None)
     except InterruptedRunError as error:
         _tell(error, "stopped")
         sys.exit(128 + error.signal_number)

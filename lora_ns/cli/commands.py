@@ -74,6 +74,15 @@ def is_rich() -> bool:
     return sys.stdout.isatty()
 
 
+def is_own_process(context: typer.Context) -> bool:
+    """Return whether the process ends with the command, so that the command may import only what it needs itself."""
+    return context.find_root().obj is OWN_PROCESS
+
+
+OWN_PROCESS = "own process"
+"""The parser's `obj` where the process was started for this command line."""
+
+
 def _epilog(examples: Sequence[str]) -> str | None:
     """Format the examples, one per line, for either formatter of help."""
     if not examples:

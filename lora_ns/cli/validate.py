@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lora_ns.cli.commands import is_own_process
 from lora_ns.cli.options import AsJson, Overrides, RecipePaths, TrustRemoteCode
 from lora_ns.cli.problems import print_problems, split_place
 from lora_ns.cli.show import Progress, note, number, print_json, print_pairs
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 def validate(
+    context: typer.Context,
     recipes: RecipePaths = None,
     below: Annotated[bool, typer.Option("--all", help="Check every recipe below the current folder.")] = False,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
@@ -71,8 +73,9 @@ def validate(
     if elsewhere and any(levels.values()):
         what = "`--data`, `--model`, `--step`, `--learn` and `--show` need the rows and the base here"
         raise UsageError(Problem("--elsewhere", what, "remove `--elsewhere`, or these options"))
-    options = _Options(tuple(overrides), levels, (show, row), elsewhere, trust_remote_code, strict)
     paths = _chosen(recipes or [], below)
+    is_last = isinstance(paths, Path) and is_own_process(context)
+    options = _Options(tuple(overrides), levels, (show, row), elsewhere, trust_remote_code, strict, is_last)
     if isinstance(paths, Path):
         _validate_one(paths, options, ids, as_json)
     else:
@@ -90,6 +93,8 @@ class _Options:
     is_elsewhere: bool
     trusts: bool
     is_strict: bool
+    is_last: bool
+    """True if the process ends after one recipe."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ def _checked(recipe: Path, options: _Options) -> _Outcome:
     for text in checked.loaded.notes:
         note(text)
     trust_recipe(options.trusts, checked.loaded)
-    found = _look_further(checked.loaded, options.levels, options.rows) if looks_further else {}
+    found = _look_further(checked.loaded, options) if looks_further else {}
     findings = [finding for level in ("data", "ranking") if level in found for finding in found[level].findings]
     is_uncertified = "learn" in found and not found["learn"].passed
     is_wrong = any(finding.error or options.is_strict for finding in findings)
@@ -204,7 +209,7 @@ def _checked(recipe: Path, options: _Options) -> _Outcome:
     )
 
 
-def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int, int | None]) -> dict[str, Any]:
+def _look_further(loaded: LoadedRecipe, options: _Options) -> dict[str, Any]:
     from lora_ns.machine.hardware import detect
     from lora_ns.machine.libraries import Noise
     from lora_ns.services import validate as service
@@ -212,15 +217,17 @@ def _look_further(loaded: LoadedRecipe, levels: dict[str, bool], rows: tuple[int
     from lora_ns.services.learn.learn import learn as certify
     from lora_ns.services.rank_pairs import rank_pairs
 
+    levels = options.levels
+    only_rows = options.is_last and not any(levels[level] for level in ("model", "step", "learn"))
     if levels["learn"]:
         check_covered(loaded)
     machine = detect()
     found: dict[str, Any] = {}
     with Progress(2) as progress, Noise() as noise:
         if levels["data"]:
-            prepared = service.prepare_rows(loaded, machine, progress)
+            prepared = service.prepare_rows(loaded, machine, progress, only_rows)
             found["data"] = service.audit(prepared, machine)
-            found["rows"] = service.show_rows(prepared, *rows)
+            found["rows"] = service.show_rows(prepared, *options.rows)
         if levels["model"]:
             found["model"] = service.validate_model(loaded, machine, progress)
         if levels["ranking"] and (ranking := rank_pairs(prepared, machine, progress)):

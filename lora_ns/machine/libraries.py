@@ -22,6 +22,7 @@ from lora_ns.files.shortage import exhaustion
 from lora_ns.files.temporary import temporary_file
 from lora_ns.machine.builds import end_abandoned_builds
 from lora_ns.machine.hardware import TRAINING_PYTHON, Machine
+from lora_ns.machine.without_torch import without_torch
 from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.safety.printable import make_file_readable
 
@@ -58,11 +59,34 @@ def prepare(machine: Machine, processes: int = 1) -> None:
     os.environ.update(_SETTINGS)
     if processes == 1 and len(machine.gpus) > 1 and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    with _telling_missing(), _without_garbage_collection():
+        import peft  # noqa: F401
+        import torch
+        import transformers
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
+    end_abandoned_builds()
+    if not machine.gpus:
+        torch.set_num_threads(max(1, machine.cores // processes))
+
+
+def prepare_tokenizers() -> None:
+    """Set up transformers for its tokenizers alone, without torch, in a process that never loads a model.
+
+    Raises:
+        MissingError: if transformers is not installed.
+    """
+    os.environ.update(_SETTINGS)
+    with _telling_missing(), _without_garbage_collection(), without_torch():
+        import transformers
+        from transformers import AutoTokenizer  # noqa: F401
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
+
+
+@contextlib.contextmanager
+def _telling_missing() -> Iterator[None]:
+    """Turn the failed import of a library into a `MissingError`."""
     try:
-        with _without_garbage_collection():
-            import peft  # noqa: F401
-            import torch
-            import transformers
+        yield
     except ImportError as error:
         if exhaustion(error):
             raise
@@ -71,10 +95,6 @@ def prepare(machine: Machine, processes: int = 1) -> None:
         if sys.version_info < TRAINING_PYTHON:
             remedy = "transformers and trl need Python 3.11 or later: install lora-ns in such an environment"
         raise MissingError(Problem("", what, remedy)) from None
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
-    end_abandoned_builds()
-    if not machine.gpus:
-        torch.set_num_threads(max(1, machine.cores // processes))
 
 
 @contextlib.contextmanager

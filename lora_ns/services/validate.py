@@ -13,9 +13,10 @@ from lora_ns.answers.teacher import check_teacher, find_teacher
 from lora_ns.data.audit import Audit, Finding, Padding, PartReport, look_at, padding, report, unused_columns
 from lora_ns.data.encode_labels import WordEncoder, label_notes
 from lora_ns.data.encode_prompts import EncodedPrompt
-from lora_ns.data.encoded import Encoded, Encoding, as_dataset, pack
+from lora_ns.data.encoded import Encoded, Encoding
 from lora_ns.data.files.paths import find_files
 from lora_ns.data.notices import IDENTICAL, NOTICES
+from lora_ns.data.packing import packed_rows
 from lora_ns.data.pair_checks import check_pairs
 from lora_ns.data.pieces import Piece, pieces_of
 from lora_ns.data.prepare import OpenedRows, open_renderer, open_rows
@@ -42,6 +43,7 @@ from lora_ns.plan.settle import settle
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.load import LoadedRecipe, locating
 from lora_ns.recipe.recipe import Recipe
+from lora_ns.rewards import Python as PythonReward
 from lora_ns.rewards import RewardModel
 from lora_ns.run.observer import Observer
 from lora_ns.services.train import train
@@ -64,14 +66,20 @@ class Prepared:
     eval: Encoding | None
 
 
-def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> Prepared:
+def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer, only_rows: bool = False) -> Prepared:
     """Read and encode all rows, and collect the problems of invalid ones.
+
+    Args:
+        loaded: the recipe.
+        machine: the resources to train with.
+        observer: receives the stages.
+        only_rows: True if this process needs no model afterwards, so that torch need not be imported.
 
     Raises:
         LoransError: if the base or tokenizer is missing, or a file cannot be read at all.
     """
     with locating(loaded):
-        base = _find_base(loaded, machine, observer)
+        base = _find_base(loaded, machine, observer, only_rows)
         settled = settle(loaded, machine, base)
         observer.stage("reading the data")
         rows = open_rows(settled, open_renderer(settled, base), base)
@@ -84,12 +92,22 @@ def prepare_rows(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> 
     return Prepared(settled, base, rows, encoded(rows.sources.train), evaluation)
 
 
-def _find_base(loaded: LoadedRecipe, machine: Machine, observer: Observer) -> Base:
+def _find_base(loaded: LoadedRecipe, machine: Machine, observer: Observer, only_rows: bool = False) -> Base:
     observer.stage("finding the base")
     base = find_recipe_base(loaded.recipe.model, loaded.folder)
     observer.stage("loading the libraries")
-    libraries.prepare(machine)
+    if only_rows and not _rows_need_torch(loaded.recipe, base):
+        libraries.prepare_tokenizers()
+    else:
+        libraries.prepare(machine)
     return base
+
+
+def _rows_need_torch(recipe: Recipe, base: Base) -> bool:
+    """True if reading the rows runs code that may use torch: of the base, of the user, or of transformers for GGUF."""
+    rewards = recipe.objective.reward_functions
+    is_foreign = recipe.model.trust_remote_code or any(isinstance(reward, PythonReward) for reward in rewards)
+    return is_foreign or base.gguf is not None
 
 
 def audit(prepared: Prepared, machine: Machine) -> Audit:
@@ -181,8 +199,8 @@ def _padding(prepared: Prepared, machine: Machine) -> Padding:
     lengths = [sequence.length for sequence in prepared.train.sequences]
     plan = plan_of(prepared, machine)
     packs = bool(lengths) and "packing" in recipe.objective.key_names() and recipe.peft.capabilities.packing is True
-    rows = pack(as_dataset(prepared.train.sequences), limit) if packs else ()
-    return padding(lengths, plan.per_device_train_batch_size.value, len(rows) * limit)
+    rows = packed_rows(lengths, limit) if packs else 0
+    return padding(lengths, plan.per_device_train_batch_size.value, rows * limit)
 
 
 def plan_of(prepared: Prepared, machine: Machine) -> Plan:
