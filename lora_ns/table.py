@@ -23,6 +23,7 @@ class Table(BaseModel):
     """A table of the recipe. Unknown keys, wrong types and non-finite numbers are errors; values never change.
 
     The docstring under a field is its only description: the JSON Schema, docs/recipe.md and `lorans init` use it.
+    The validator of a table is built when it is first used: most are only parts of others.
     """
 
     model_config = ConfigDict(
@@ -31,6 +32,7 @@ class Table(BaseModel):
         strict=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        defer_build=True,
     )
 
     @classmethod

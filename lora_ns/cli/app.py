@@ -47,6 +47,7 @@ from lora_ns.cli.watch import watch
 from lora_ns.cli.worker import worker
 from lora_ns.errors import InterruptedRunError, LoransError
 from lora_ns.files.shortage import exhaustion
+from lora_ns.machine.garbage import collect_rarely
 
 app = typer.Typer(
     name="lorans",
@@ -210,8 +211,11 @@ def main(arguments: list[str] | None = None) -> None:
     The exit code is 0 for ok, 1 if the run failed, 2 for usage, 3 for the environment, 128 + n after signal n.
     """
     make_errors_readable()
+    is_own_process = arguments is None
+    if is_own_process:
+        collect_rarely()
     try:
-        app(args=arguments, standalone_mode=True, obj=OWN_PROCESS if arguments is None else None)
+        app(args=arguments, standalone_mode=True, obj=OWN_PROCESS if is_own_process else None)
     except InterruptedRunError as error:
         _tell(error, "stopped")
         sys.exit(128 + error.signal_number)

@@ -18,7 +18,6 @@ from lora_ns.recipe.earlier_run import folder_of, missing_run
 from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.rewards import RewardModel
-from lora_ns.run.earlier import open_earlier
 
 
 def check_named_files(loaded: LoadedRecipe) -> None:
@@ -60,6 +59,10 @@ def find_missing(loaded: LoadedRecipe) -> list[Problem]:
 
 def _unusable_runs(recipe: Recipe, folder: Path) -> Sequence[Problem]:
     """Return the problems of runs that are not there or not finished."""
+    if not recipe.model.base_adapters and recipe.model.init_adapter is None:
+        return ()
+    from lora_ns.run.earlier import open_earlier
+
     try:
         open_earlier(recipe, folder)
     except UsageError as error:

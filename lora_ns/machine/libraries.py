@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import importlib.metadata
 import logging
 import os
@@ -20,6 +19,7 @@ from lora_ns.errors import MissingError, Problem
 from lora_ns.files.disk import telling_disk_errors
 from lora_ns.files.shortage import exhaustion
 from lora_ns.files.temporary import temporary_file
+from lora_ns.machine import garbage
 from lora_ns.machine.builds import end_abandoned_builds
 from lora_ns.machine.hardware import TRAINING_PYTHON, Machine
 from lora_ns.machine.without_torch import without_torch
@@ -59,11 +59,12 @@ def prepare(machine: Machine, processes: int = 1) -> None:
     os.environ.update(_SETTINGS)
     if processes == 1 and len(machine.gpus) > 1 and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    with _telling_missing(), _without_garbage_collection():
+    with _telling_missing(), garbage.paused():
         import peft  # noqa: F401
         import torch
         import transformers
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
+    garbage.collect_as_usual()
     end_abandoned_builds()
     if not machine.gpus:
         torch.set_num_threads(max(1, machine.cores // processes))
@@ -76,7 +77,7 @@ def prepare_tokenizers() -> None:
         MissingError: if transformers is not installed.
     """
     os.environ.update(_SETTINGS)
-    with _telling_missing(), _without_garbage_collection(), without_torch():
+    with _telling_missing(), garbage.paused(), without_torch():
         import transformers
         from transformers import AutoTokenizer  # noqa: F401
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
@@ -95,23 +96,6 @@ def _telling_missing() -> Iterator[None]:
         if sys.version_info < TRAINING_PYTHON:
             remedy = "transformers and trl need Python 3.11 or later: install lora-ns in such an environment"
         raise MissingError(Problem("", what, remedy)) from None
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Pause garbage collection during the imports, and exempt their objects from collection afterwards.
-
-    The imports create half a million objects and hardly any garbage. Scanning them takes longer than a training step.
-    """
-    if sys.modules.get("peft") or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-    gc.freeze()
 
 
 def versions() -> dict[str, str]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_ns.errors import Problem, UsageError, at_key
 from lora_ns.files.reading import parse_json, read_text
-from lora_ns.plan.plan import Plan
 from lora_ns.recipe.distributed import DeepSpeed
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.recipe.secrets import secrets_of_named
+
+if TYPE_CHECKING:
+    from lora_ns.plan.plan import Plan
 
 
 def deepspeed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:

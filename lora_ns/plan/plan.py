@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Derived(BaseModel, Generic[T]):
     """A value with its origin and the reason for it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     value: T
     origin: Literal["default", "recipe", "accelerate_config", "init_adapter", "--set", "computed"]
@@ -34,7 +34,7 @@ NEW_ADAPTER = "new adapter"
 class Plan(BaseModel):
     """Every derived value of a run; None if it depends on rows that are not read yet, or on a missing base."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     device: Derived[str]
     strategy: Derived[str] = Derived[str](value="none", origin="default")

@@ -29,7 +29,7 @@ Status = Literal["started", "running", "finished", "failed", "interrupted"]
 class BaseRecord(BaseModel):
     """The base that the adapter belongs to."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: str
     path: str
@@ -46,7 +46,7 @@ class BaseRecord(BaseModel):
 class TeacherRecord(BaseModel):
     """The teacher that a run learns from."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: str
     """The name in the recipe."""
@@ -60,7 +60,7 @@ class TeacherRecord(BaseModel):
 class FileRecord(BaseModel):
     """A file that is read during training."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     path: str
     size: int
@@ -75,7 +75,7 @@ def file_record(file: Path) -> FileRecord:
 class SourceRecord(BaseModel):
     """The rows that were read."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     source: str
     sha256: str
@@ -98,7 +98,7 @@ class SourceRecord(BaseModel):
 class PartRecord(BaseModel):
     """The share of one of several data sources."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     source: str
     sha256: str
@@ -118,7 +118,7 @@ class PartRecord(BaseModel):
 class DataRecord(BaseModel):
     """The examples, and the format that made them from rows."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     format: str
     columns: dict[str, Any]
@@ -133,7 +133,7 @@ class DataRecord(BaseModel):
 class EarlierAdapter(BaseModel):
     """The adapter of an earlier run that a run started from or merged into its base, and of which it keeps a copy."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     run: str
     """Directory of the earlier run when it was read."""
@@ -145,7 +145,7 @@ class EarlierAdapter(BaseModel):
 class SealRecord(BaseModel):
     """Comparison of the saved adapter on a fresh base with the trained model."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     rows: int
     """Rows that both models computed."""
@@ -158,7 +158,7 @@ class SealRecord(BaseModel):
 class BestRecord(BaseModel):
     """The best evaluation of a run, whose adapter is in `best`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     step: int
     metric: str
@@ -169,7 +169,7 @@ class BestRecord(BaseModel):
 class DistributedRecord(BaseModel):
     """The training processes, as reported by the engine."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     strategy: str
     world_size: int
@@ -179,7 +179,7 @@ class DistributedRecord(BaseModel):
 class Manifest(BaseModel):
     """Complete record of a run, which `infer`, `merge`, `eval` and `--resume` read."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     version: int = MANIFEST_VERSION
     lorans: str = __version__
