@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from lora_ns.cli.app import COMMANDS
@@ -66,9 +67,10 @@ def _section(words: str, entry: Entry) -> Iterator[str]:
 
 
 def _hints(entry: Entry) -> dict[str, Any]:
-    """Return the annotated type of each parameter, in the order of the command."""
+    """Return the annotated type of each parameter that is given on the command line, in the order of the command."""
     hints = get_type_hints(entry.function, include_extras=True)
-    return {name: hints[name] for name in inspect.signature(entry.function).parameters}
+    named = inspect.signature(entry.function).parameters
+    return {name: hints[name] for name in named if hints[name] is not typer.Context}
 
 
 def _declared(hint: Any) -> tuple[Any, ArgumentInfo | OptionInfo]:

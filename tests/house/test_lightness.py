@@ -1,6 +1,7 @@
 """The light commands never import a heavy library, and no module imports one at its top."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -80,6 +81,33 @@ def test_verify_hashes_files_and_imports_nothing_heavy(tmp_path):
     write_lineage(tmp_path)
     imported = imported_by("verify", str(tmp_path))
     assert not imported & {*HEAVY, "numpy", "safetensors"}
+
+
+def test_checking_rows_imports_the_tokenizers_of_transformers_and_no_torch(write_recipe):
+    """The libraries' noise is hidden, with it what `-X importtime` prints: the process itself lists its modules."""
+    pytest.importorskip("transformers")
+    recipe = write_recipe(MINIMAL + "\n[sft]\nmax_seq_length = 128\n")
+    rows = ({"prompt": f"What is {n} + 1?", "completion": f"{n + 1}"} for n in range(20))
+    (recipe.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run(
+        [sys.executable, "-c", LISTING, "validate", "recipe.toml", "--data"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )
+    assert done.stdout.startswith("format  prompt-completion")
+    modules = {module.split(".")[0] for module in done.stderr.splitlines()}
+    assert modules & HEAVY == {"huggingface_hub", "transformers"}
+    assert not modules & {"pandas", "scipy", "matplotlib", "pyarrow", "sympy"}
+
+
+LISTING = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, sep="\\n", file=sys.stderr))
+from lora_ns.cli.app import main
+main()
+"""
 
 
 def write_lineage(folder):
