@@ -119,7 +119,7 @@ def decoder_weights(weights: Weights, kind: Decoder, sizes: Settings, prefix: st
     weights.norm(f"{prefix}norm", hidden)
 
 
-def _heads(sizes: Settings) -> tuple[int, int, int]:
+def heads_of(sizes: Settings) -> tuple[int, int, int]:
     """Return the numbers of heads and of key-value heads, and the width of a head."""
     heads = sizes("num_attention_heads")
     width = sizes("head_dim", default=sizes("hidden_size") // max(1, heads))
@@ -127,7 +127,7 @@ def _heads(sizes: Settings) -> tuple[int, int, int]:
 
 
 def _grouped(weights: Weights, kind: Decoder, sizes: Settings, name: str) -> None:
-    heads, groups, width = _heads(sizes)
+    heads, groups, width = heads_of(sizes)
     hidden, bias = sizes("hidden_size"), kind.qkv_bias or sizes.is_set("attention_bias")
     weights.linear(f"{name}q_proj", hidden, heads * width, bias)
     weights.linear(f"{name}k_proj", hidden, groups * width, bias)
@@ -144,7 +144,7 @@ def _with_sinks(weights: Weights, kind: Decoder, sizes: Settings, name: str) -> 
 
 
 def _fused(weights: Weights, kind: Decoder, sizes: Settings, name: str) -> None:  # noqa: ARG001 -- one signature
-    heads, groups, width = _heads(sizes)
+    heads, groups, width = heads_of(sizes)
     weights.linear(f"{name}o_proj", heads * width, sizes("hidden_size"))
     weights.linear(f"{name}qkv_proj", sizes("hidden_size"), (heads + 2 * groups) * width)
 

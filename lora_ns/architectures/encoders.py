@@ -221,8 +221,14 @@ def _cls(top: str) -> Callable[[Weights, Settings, int], None]:
 
 
 _BASE = {
-    **{"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
-    **{"intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "tie_word_embeddings": True},
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "tie_word_embeddings": True,
 }
 
 
@@ -250,7 +256,10 @@ ENCODERS: Mapping[str, Encoder] = {
         },
         {
             **_BASE,
-            **{"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
+            "embedding_size": 128,
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
         },
     ),
     "albert": Encoder(
@@ -266,8 +275,13 @@ ENCODERS: Mapping[str, Encoder] = {
         },
         {
             **_BASE,
-            **{"vocab_size": 30000, "embedding_size": 128, "hidden_size": 4096, "num_attention_heads": 64},
-            **{"intermediate_size": 16384, "num_hidden_groups": 1, "inner_group_num": 1},
+            "vocab_size": 30000,
+            "embedding_size": 128,
+            "hidden_size": 4096,
+            "num_attention_heads": 64,
+            "intermediate_size": 16384,
+            "num_hidden_groups": 1,
+            "inner_group_num": 1,
         },
     ),
     "distilbert": Encoder(
@@ -278,8 +292,13 @@ ENCODERS: Mapping[str, Encoder] = {
             TOKEN_CLS: _plain_labels,
         },
         {
-            **{"vocab_size": 30522, "dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12},
-            **{"max_position_embeddings": 512, "tie_word_embeddings": True},
+            "vocab_size": 30522,
+            "dim": 768,
+            "hidden_dim": 3072,
+            "n_layers": 6,
+            "n_heads": 12,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
         },
     ),
     "deberta-v2": Encoder(
@@ -287,17 +306,27 @@ ENCODERS: Mapping[str, Encoder] = {
         {MASKED_LM: _cls("deberta"), SEQ_CLS: _pooled_labels, TOKEN_CLS: _plain_labels},
         {
             **_BASE,
-            **{"vocab_size": 128100, "hidden_size": 1536, "num_hidden_layers": 24, "num_attention_heads": 24},
-            **{"intermediate_size": 6144, "type_vocab_size": 0, "position_biased_input": True},
+            "vocab_size": 128100,
+            "hidden_size": 1536,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 24,
+            "intermediate_size": 6144,
+            "type_vocab_size": 0,
+            "position_biased_input": True,
         },
     ),
     "modernbert": Encoder(
         _modernbert,
         {MASKED_LM: _modern_words, SEQ_CLS: _modern_labels, TOKEN_CLS: _modern_labels},
         {
-            **{"vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22},
-            **{"num_attention_heads": 12, "max_position_embeddings": 8192, "decoder_bias": True},
-            **{"tie_word_embeddings": True},
+            "vocab_size": 50368,
+            "hidden_size": 768,
+            "intermediate_size": 1152,
+            "num_hidden_layers": 22,
+            "num_attention_heads": 12,
+            "max_position_embeddings": 8192,
+            "decoder_bias": True,
+            "tie_word_embeddings": True,
         },
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lora_ns.architectures.decoders import DECODERS, decoder_weights
+from lora_ns.architectures.decoders import DECODERS, decoder_weights, heads_of
 from lora_ns.architectures.encoders import ENCODERS, MASKED_LM
 from lora_ns.architectures.older_decoders import OLDER_DECODERS
 from lora_ns.architectures.vision import vision_weights
@@ -79,6 +79,20 @@ def _multimodal(weights: Weights, config: Mapping[str, Any], task: Task, labels:
     vision_weights(weights, Settings(config, {}), sizes("hidden_size"))
     decoder_weights(weights, decoder, sizes, "model.language_model.")
     _add_head(weights, sizes, "model.language_model.embed_tokens", task, labels, "score")
+
+
+def key_width(config: Mapping[str, Any]) -> int:
+    """Return the width of the keys of all heads at one position, as PEFT computes it; 0 if that is the hidden size."""
+    family = str(config.get("model_type"))
+    text = config.get("text_config") if family in MULTIMODAL else config
+    decoder = DECODERS.get(MULTIMODAL.get(family, family))
+    if decoder is None:
+        return 0
+    sizes = Settings(text if isinstance(text, Mapping) else {}, decoder.defaults)
+    if decoder.attention == "latent":
+        return sizes("num_attention_heads") * sizes("qk_rope_head_dim")
+    _, groups, width = heads_of(sizes)
+    return groups * width
 
 
 def is_known(config: Mapping[str, Any]) -> bool:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from lora_ns.architectures.weights import Settings, Weights
 
 _DEFAULTS = {
-    **{"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "image_size": 896},
-    **{"patch_size": 14, "num_channels": 3},
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "image_size": 896,
+    "patch_size": 14,
+    "num_channels": 3,
 }
 """The tower that all sizes of Gemma 3 share."""
 

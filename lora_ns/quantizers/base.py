@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -73,6 +74,18 @@ class Quantizer(Table):
             divided: True if the trainer shards the weights among processes.
         """
         raise NotImplementedError(f"{type(self).__name__} only reads stored bases")
+
+    shared_bytes: ClassVar[int] = 0
+    """Bytes that all its layers share."""
+
+    def packed_bytes(self, shape: Sequence[int], size: int) -> int:
+        """Bytes of a quantised weight with its scales.
+
+        Args:
+            shape: shape of the weight.
+            size: bytes of a number in the dtype of the base.
+        """
+        return math.prod(shape) * size if self.bits is None else math.ceil(math.prod(shape) * self.bits / 8)
 
     def stored_settings(self) -> Any:
         """Settings to add to those of a stored base; None for nothing."""
