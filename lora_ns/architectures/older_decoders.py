@@ -84,7 +84,7 @@ def _falcon(weights: Weights, sizes: Settings) -> None:
         queries = (2 * groups + heads) * (width // heads)
     elif sizes.is_set("multi_query"):
         queries = width + 2 * (width // heads)
-    norms = ("input_layernorm", "post_attention_layernorm")
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     if sizes.is_set("parallel_attn"):
         norms = ("ln_attn", "ln_mlp") if sizes("num_ln_in_parallel_attn", default=1 + is_new) > 1 else norms[:1]
     weights.embedding("transformer.word_embeddings", sizes("vocab_size"), width)

@@ -36,7 +36,7 @@ def _mappings() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
 
 
 def _written_out(tree: ast.Module) -> list[tuple[str, Mapping[str, tuple[str, ...]]]]:
-    mappings = []
+    mappings: list[tuple[str, Mapping[str, tuple[str, ...]]]] = []
     for node in tree.body:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
             continue

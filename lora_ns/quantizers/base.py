@@ -20,6 +20,11 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Names of dtypes in safetensors, by their names in torch."""
 
 
+def bytes_of_rows(shape: Sequence[int]) -> int:
+    """Bytes of a weight with a byte for each entry, and a float32 for each output."""
+    return math.prod(shape) + 4 * shape[0]
+
+
 class Quantizer(Table):
     """Base class of quantisers. Each adds `method` and `bits`, which may be a key.
 
@@ -75,17 +80,14 @@ class Quantizer(Table):
         """
         raise NotImplementedError(f"{type(self).__name__} only reads stored bases")
 
-    shared_bytes: ClassVar[int] = 0
-    """Bytes that all its layers share."""
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes that all its layers share."""
+        return 0
 
-    def packed_bytes(self, shape: Sequence[int], size: int) -> int:
-        """Bytes of a quantised weight with its scales.
-
-        Args:
-            shape: shape of the weight.
-            size: bytes of a number in the dtype of the base.
-        """
-        return math.prod(shape) * size if self.bits is None else math.ceil(math.prod(shape) * self.bits / 8)
+    def packed_bytes(self, shape: Sequence[int]) -> int:
+        """Bytes of a quantised weight with its scales, by the shape of the weight."""
+        raise NotImplementedError(f"{type(self).__name__} does not quantise")
 
     def stored_settings(self) -> Any:
         """Settings to add to those of a stored base; None for nothing."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.files.safetensors import Tensors
-from lora_ns.quantizers.base import DTYPES, Quantizer
+from lora_ns.quantizers.base import DTYPES, Quantizer, bytes_of_rows
 from lora_ns.table import PositiveFloat
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ class Bnb4Bit(_BitsAndBytes):
     """Also quantise the block scales, which saves about 0.4 bits per parameter."""
 
     @property
-    def shared_bytes(self) -> int:  # type: ignore[override]
+    def shared_bytes(self) -> int:
         """The 256 values of the quantised scales, of which bitsandbytes has one table."""
         return 4 * 256 if self.bnb_4bit_use_double_quant else 0
 
-    def packed_bytes(self, shape: Sequence[int], size: int) -> int:  # noqa: ARG002 -- it packs every dtype the same way
+    def packed_bytes(self, shape: Sequence[int]) -> int:
         """Two numbers to a byte, a scale for each block, and the 16 values of the data type.
 
         The scales are float32, or a byte each with a float32 for each 256 of them and their mean.
@@ -137,9 +137,9 @@ class Bnb8Bit(_BitsAndBytes):
     llm_int8_threshold: PositiveFloat = 6.0
     """Absolute input value above which a column is computed unquantised."""
 
-    def packed_bytes(self, shape: Sequence[int], size: int) -> int:  # noqa: ARG002 -- its scales are always float32
+    def packed_bytes(self, shape: Sequence[int]) -> int:
         """A byte for each entry, and a float32 for each output."""
-        return math.prod(shape) + 4 * shape[0]
+        return bytes_of_rows(shape)
 
     def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:  # noqa: ARG002 -- dtype is fixed
         """Settings with the threshold."""

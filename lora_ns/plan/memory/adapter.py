@@ -44,7 +44,7 @@ def adapter_size(method: PeftMethod, facts: BaseFacts, task_type: str, added_tok
     """
     weights = weights_of(facts, task_type)
     adapted = adapted_by(method, facts, weights, task_type)
-    if adapted is None or not facts.hidden_size or method.count_parameters(adapted) is None and not method.token_rows:
+    if adapted is None or not facts.hidden_size or (method.count_parameters(adapted) is None and not method.token_rows):
         return None
     trained = list(method.trained_tensors(adapted) or ())
     rows, beside = _token_rows(method, weights, task_type, added_tokens)
@@ -99,7 +99,7 @@ def _modules(weights: Iterable[Weight]) -> dict[str, Layer]:
         kind = weight.kind if weight.kind in {"embedding", "norm"} else "linear"
         if kind == "embedding":
             inputs, outputs = outputs, inputs  # rows are looked up by inputs
-        layer = Layer(weight.module, inputs, outputs, weight.module in biases, kind)  # type: ignore[arg-type]
+        layer = Layer(weight.module, inputs, outputs, weight.module in biases, kind)
         found[weight.module] = layer
     return found
 
@@ -122,9 +122,7 @@ def _all_linear(facts: BaseFacts, weights: Sequence[Weight], modules: Mapping[st
     ends = {layer.name.rpartition(".")[2] for layer in layers}
     names = {layer.name for layer in layers}
     are_unique = all(name in names for name in everything if name.rpartition(".")[2] in ends)
-    return [
-        replace_target(layer, layer.name.rpartition(".")[2] if are_unique else layer.name) for layer in layers
-    ]
+    return [replace_target(layer, layer.name.rpartition(".")[2] if are_unique else layer.name) for layer in layers]
 
 
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
@@ -149,9 +147,7 @@ def _experts(method: PeftMethod, weights: Iterable[Weight]) -> list[Layer]:
     ]
 
 
-def _trained_whole(
-    method: PeftMethod, facts: BaseFacts, weights: Sequence[Weight], task_type: str
-) -> frozenset[str]:
+def _trained_whole(method: PeftMethod, facts: BaseFacts, weights: Sequence[Weight], task_type: str) -> frozenset[str]:
     """Return the modules that are trained in full: those of the recipe, and the head of a classifier."""
     own = frozenset(getattr(method, "modules_to_save", ()))
     return own if task_type == "CAUSAL_LM" or not _trains_head(method) else own | whole_modules(facts, weights)
@@ -170,9 +166,7 @@ def _embedding_width(facts: BaseFacts, weights: Iterable[Weight]) -> int:
     return next((weight.shape[1] for weight in weights if weight.kind == "embedding"), facts.hidden_size)
 
 
-def _token_rows(
-    method: PeftMethod, weights: Sequence[Weight], task_type: str, added: int
-) -> tuple[list[Shape], int]:
+def _token_rows(method: PeftMethod, weights: Sequence[Weight], task_type: str, added: int) -> tuple[list[Shape], int]:
     """Return the trained rows of single tokens, and the bytes of their initial values in float32."""
     rows = method.token_rows
     tokens = (len(getattr(method, rows.key)) if rows else 0) + (added if rows and rows.beside_layers else 0)

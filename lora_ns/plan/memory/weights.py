@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from lora_ns.architectures.families import Task, model_weights
 from lora_ns.architectures.weights import Kind, Weight
 from lora_ns.model.files import BaseFacts
-from lora_ns.quantizers.base import Quantizer
+from lora_ns.quantizers import Quantization
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, by the torch name of its dtype."""
@@ -73,7 +73,7 @@ def whole_modules(facts: BaseFacts, weights: Iterable[Weight]) -> frozenset[str]
 
 
 def weight_bytes(
-    weights: Iterable[Weight], dtype: str, quantizer: Quantizer | None = None, whole: Collection[str] = ()
+    weights: Iterable[Weight], dtype: str, quantizer: Quantization | None = None, whole: Collection[str] = ()
 ) -> int:
     """Return the bytes of all weights, each counted once where several share it.
 
@@ -90,7 +90,7 @@ def weight_bytes(
         if quantizer is None or quantizer.bits is None or not _is_quantised(weight, whole):
             total += weight.size * BYTES[dtype]
             continue
-        total += quantizer.packed_bytes(weight.shape, BYTES[dtype])
+        total += quantizer.packed_bytes(weight.shape)
         packed += 1
     return total + (quantizer.shared_bytes if quantizer is not None and packed else 0)
 
