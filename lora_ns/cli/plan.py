@@ -117,6 +117,7 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     from lora_ns.data.named_files import check_named_files
     from lora_ns.machine.hardware import detect
     from lora_ns.model.find import recipe_base_here
+    from lora_ns.model.published import published_base
     from lora_ns.plan.deepspeed import with_deepspeed
     from lora_ns.plan.make import make_plan
     from lora_ns.plan.settle import settle
@@ -124,7 +125,7 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
 
     check_named_files(loaded)
     with locating(loaded):
-        base = recipe_base_here(loaded.recipe.model, loaded.folder)
+        base = recipe_base_here(loaded.recipe.model, loaded.folder) or published_base(loaded.recipe.model)
         machine, facts = detect(), known_facts(loaded.recipe, loaded.folder)
         teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
         settled = settle(loaded, machine, base, teacher.size if teacher else None)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Machine
-from lora_ns.model.files import Base, BaseFacts
+from lora_ns.model.files import BaseFacts
+from lora_ns.model.published import HasFacts
 from lora_ns.plan.checks import (
     attention_problems,
     batch_problems,
@@ -50,7 +51,7 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.statistics import shown_by
 
 
-def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None:
+def check_settled(settled: Settled, machine: Machine, base: HasFacts | None) -> None:
     """Check that a recipe can work on this machine and with this base. Raises `PlanError` with every problem."""
     facts, recipe = base.facts if base else None, settled.recipe
     problems = [
@@ -65,7 +66,7 @@ def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None
         raise PlanError(problems)
 
 
-def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataFacts) -> Plan:
+def make_plan(settled: Settled, machine: Machine, base: HasFacts | None, data: DataFacts) -> Plan:
     """Derive every number of a run.
 
     Raises:
@@ -197,17 +198,16 @@ def _rows_why(recipe: Recipe, data: DataFacts) -> str:
     return f"a stream, read during training, {order}"
 
 
-def _base_why(base: Base | None) -> str:
-    return (
-        f"{base.facts.model_type}, {base.facts.num_hidden_layers} layers"
-        if base
-        else "known once the base is on this machine"
-    )
+def _base_why(base: HasFacts | None) -> str:
+    if base is None:
+        return "known once the base is on this machine"
+    shape = f"{base.facts.model_type}, {base.facts.num_hidden_layers} layers"
+    return f"{shape}; the published shape" if base.facts.published_as else shape
 
 
-def _adapter_why(parameters: int | None, base: Base | None) -> str:
+def _adapter_why(parameters: int | None, base: HasFacts | None) -> str:
     if parameters is not None:
-        return "from the shapes of the base"
+        return f"from the {'published shape' if base and base.facts.published_as else 'shapes'} of the base"
     return "run `lorans validate --model` to count them" if base else "known once the base is on this machine"
 
 
