@@ -44,7 +44,7 @@ def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFac
         here = count_here(candidate.distributed, machine)
         recomputes = candidate.peft.capabilities.gradient_checkpointing is True
         dtype = planned_dtype(settled, machine, facts).value
-        tokens = _row_length(candidate, None)
+        tokens = row_length(candidate, None)
         asked = replace(settled, recipe=candidate)
         return fits_into_memory(_step_memory(asked, machine, facts, dtype, tokens, recomputes), machine, here)
 
@@ -63,11 +63,11 @@ def choose_batch(
     micros, here = _micro_batches(settled.recipe, machine, world), count_here(settled.recipe.distributed, machine)
     for checkpointing in choices:
         for micro in micros:
-            tokens = micro * _row_length(settled.recipe, longest)
+            tokens = micro * row_length(settled.recipe, longest)
             memory = _step_memory(settled, machine, facts, dtype, tokens, checkpointing)
             if fits_into_memory(memory, machine, here):
                 return _cut(settled, micro, checkpointing, memory, facts, world)
-    tokens = micros[-1] * _row_length(settled.recipe, longest)
+    tokens = micros[-1] * row_length(settled.recipe, longest)
     memory = _step_memory(settled, machine, facts, dtype, tokens, choices[-1])
     return _cut(settled, micros[-1], choices[-1], memory, facts, world)
 
@@ -90,7 +90,8 @@ def _micro_batches(recipe: Recipe, machine: Machine, world: int) -> list[int]:
     return [size for size in sizes if size > 1 or not recipe.objective.compares_rows] or sizes
 
 
-def _row_length(recipe: Recipe, longest: int | None) -> int:
+def row_length(recipe: Recipe, longest: int | None) -> int:
+    """Return the tokens of a row, at most, with the virtual tokens of the method."""
     virtual = recipe.peft.virtual_length
     limit = recipe.objective.max_seq_length
     return virtual + (limit if longest is None or recipe.objective.packs else min(longest, limit))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
@@ -18,7 +20,7 @@ from lora_ns.plan.checks import (
     length_problems,
     quantization_problems,
 )
-from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory
+from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory, row_length
 from lora_ns.plan.notes import end_notes, plan_notes, teacher_notes
 from lora_ns.plan.plan import (
     DataFacts,
@@ -45,6 +47,7 @@ from lora_ns.plan.schedule import (
 )
 from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import adapter_parameters, planned_dtype
+from lora_ns.plan.speed import planned_speed
 from lora_ns.plan.start import base_notes, planned_reference, planned_start, reference_notes
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.recipe import Recipe
@@ -88,6 +91,16 @@ def make_plan(settled: Settled, machine: Machine, base: HasFacts | None, data: D
     if problems:
         raise PlanError(problems)
     training = settled.recipe.training
+    speed = planned_speed(
+        settled.recipe,
+        machine,
+        facts,
+        world=world.value,
+        checkpointing=batch.checkpointing.value,
+        length=row_length(settled.recipe, data.longest),
+        rows=_seen(data.train_rows, per_epoch.value, steps.value, batch.total.value),
+        dtype=dtype.value,
+    )
     regular, often = regular_interval(settled.recipe, per_epoch.value, steps.value)
     return Plan(
         device=computed(machine.accelerator, _device_why(machine, here)),
@@ -120,6 +133,10 @@ def make_plan(settled: Settled, machine: Machine, base: HasFacts | None, data: D
         base_parameters=computed(facts.parameters if facts else None, _base_why(base)),
         adapter_parameters=computed(adapter, _adapter_why(adapter, base)),
         memory_bytes=planned_memory(batch.memory, machine),
+        tokens_per_second=speed.tokens_per_second,
+        duration_seconds=speed.duration_seconds,
+        energy_wh=speed.energy_wh,
+        disk_bytes=speed.disk_bytes,
         notes=(
             *dict.fromkeys((*settled.loaded.notes, *settled.notes)),
             *data.notes,
@@ -131,6 +148,15 @@ def make_plan(settled: Settled, machine: Machine, base: HasFacts | None, data: D
             *base_notes(settled.recipe),
         ),
     )
+
+
+def _seen(rows: int | None, per_epoch: int | None, steps: int | None, batch: int) -> int | None:
+    """Return the rows that a run trains on, counting repetitions; None if the steps are not known."""
+    if steps is None:
+        return None
+    if not rows or not per_epoch:
+        return steps * batch
+    return min(steps * batch, math.ceil(steps * rows / per_epoch))
 
 
 def _strategy(settled: Settled) -> Derived[str]:

@@ -77,7 +77,7 @@ def check(architecture, task, name, keys):
     first = chosen if keys.get("init_lora_weights") == "mica" else chosen.plainly_started()
     try:
         adapted = add_adapter(model, first, task, base_of(facts))
-    except (PlanError, MissingError):
+    except (PlanError, MissingError, StopIteration):
         pytest.skip("PEFT does not add the method to this architecture")
     parameters = {key: value for key, value in adapted.named_parameters() if "ranknum" not in key}
     trained = [tuple(value.shape) for value in parameters.values() if value.requires_grad]
@@ -108,6 +108,7 @@ def test_the_trained_tensors_of_experts_are_known(architecture):
 
 
 @pytest.mark.matrix
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of PEFT, about Conv1D and tied heads
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("architecture", ALL)
 def test_the_trained_tensors_are_known_for_every_architecture(architecture, name):
