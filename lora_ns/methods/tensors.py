@@ -69,17 +69,12 @@ def fitting_divisor(sides: Iterable[int], divisor: Divisor, value: int | None) -
     Returns:
         None if the given one does not divide them, or none above 1 does.
     """
-    known = divisors_of(sides, divisor)
+    common = math.gcd(*sides)
+    known = [size for size in range(1, common + 1) if common % size == 0 and not (divisor.even and size % 2)]
     if value is not None:
         return value if value in known else None
     largest = max((size for size in known if size <= divisor.most), default=0)
     return largest if largest > 1 else None
-
-
-def divisors_of(sides: Iterable[int], divisor: Divisor) -> list[int]:
-    """Return the allowed numbers that divide all sizes."""
-    common = math.gcd(*sides)
-    return [size for size in range(1, common + 1) if common % size == 0 and not (divisor.even and size % 2)]
 
 
 def balanced_factors(size: int, wanted: int = -1) -> tuple[int, int]:

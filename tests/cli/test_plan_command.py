@@ -206,3 +206,49 @@ def test_colours_are_left_out_where_they_are_not_wanted(recipe, surroundings):
 
 def sets(overrides):
     return [part for one in overrides for part in ("--set", one)]
+
+
+LLAMA = "model.name_or_path=meta-llama/Llama-3.1-8B"
+
+
+def test_a_published_base_is_planned_without_its_files(recipe):
+    found = planned(recipe, LLAMA, "peft.lora_r=16", "peft.lora_alpha=32")
+    assert found["base_parameters"] == {
+        "value": 8_030_261_248,
+        "origin": "computed",
+        "why": "llama, 32 layers; the published shape",
+    }
+    assert found["adapter_parameters"]["value"] == 41_943_040
+    assert found["memory_bytes"]["value"] > 16 * 10**9
+
+
+def test_an_unknown_base_of_the_hub_stays_unknown(recipe):
+    found = planned(recipe, "model.name_or_path=someone/else")
+    assert {found[name]["value"] for name in ("base_parameters", "adapter_parameters", "memory_bytes")} == {None}
+    assert found["base_parameters"]["why"] == "known once the base is on this machine"
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "vera", "prompt-tuning", "oft", "ln-tuning"])
+@pytest.mark.parametrize("bits", ["none", "bnb-4bit"])
+def test_a_published_base_is_planned_with_every_method_and_quantisation(recipe, method, bits):
+    pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
+    found = planned(recipe, LLAMA, f"peft={{method='{method}'}}", f"quantization.method={bits}")
+    assert found["adapter_parameters"]["value"] > 0
+    assert (found["memory_bytes"]["value"] < 16 * 10**9) == (bits == "bnb-4bit")
+
+
+def test_a_plan_is_made_for_another_gpu(recipe):
+    done = lorans("plan", recipe, "--json", "--gpu", "rtx 4090", "--set", LLAMA)
+    found = json.loads(done.stdout)
+    assert found["device"] == {"value": "cuda", "origin": "computed", "why": "GeForce RTX 4090"}
+    assert (found["dtype"]["value"], found["tokens_per_second"]["value"] > 100) == ("bfloat16", True)
+    shown = lorans("plan", recipe, "--wide", "--gpu", "8xH100", "--set", LLAMA).stdout
+    assert "the first of 8" in shown
+    assert "assumes 40%" in shown
+
+
+def test_an_unknown_gpu_is_a_mistake_of_usage(recipe):
+    done = lorans("plan", recipe, "--gpu", "RTX 4091")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean `RTX 4090`" in done.stderr
