@@ -147,6 +147,7 @@ def plan_of(loaded: LoadedRecipe, gpu: str | None = None) -> Plan:
     from lora_ns.plan.make import make_plan
     from lora_ns.plan.settle import settle
     from lora_ns.recipe.load import locating
+    from lora_ns.services.measured_speed import measured_speed
 
     check_named_files(loaded)
     with locating(loaded):
@@ -155,4 +156,5 @@ def plan_of(loaded: LoadedRecipe, gpu: str | None = None) -> Plan:
         machine = machine_with(gpu, here) if gpu is not None else here
         teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
         settled = settle(loaded, machine, base, teacher.size if teacher else None)
-        return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))
+        measured = measured_speed(settled.recipe, settled.folder, machine)
+        return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts, measured))

@@ -47,7 +47,7 @@ from lora_ns.plan.schedule import (
 )
 from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import adapter_parameters, planned_dtype
-from lora_ns.plan.speed import planned_speed
+from lora_ns.plan.speed import Measured, planned_speed
 from lora_ns.plan.start import base_notes, planned_reference, planned_start, reference_notes
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.recipe import Recipe
@@ -69,8 +69,17 @@ def check_settled(settled: Settled, machine: Machine, base: HasFacts | None) -> 
         raise PlanError(problems)
 
 
-def make_plan(settled: Settled, machine: Machine, base: HasFacts | None, data: DataFacts) -> Plan:
+def make_plan(
+    settled: Settled, machine: Machine, base: HasFacts | None, data: DataFacts, measured: Measured | None = None
+) -> Plan:
     """Derive every number of a run.
+
+    Args:
+        settled: the recipe, settled on its base.
+        machine: the machine, or the one that is planned for.
+        base: the base; None if nothing is known about it.
+        data: what is known about the rows.
+        measured: speed of an earlier run.
 
     Raises:
         PlanError: with every setting that cannot work on this machine, with this base or with this data.
@@ -100,6 +109,7 @@ def make_plan(settled: Settled, machine: Machine, base: HasFacts | None, data: D
         length=row_length(settled.recipe, data.longest),
         rows=_seen(data.train_rows, per_epoch.value, steps.value, batch.total.value),
         dtype=dtype.value,
+        measured=measured,
     )
     regular, often = regular_interval(settled.recipe, per_epoch.value, steps.value)
     return Plan(

@@ -42,6 +42,15 @@ class Speed:
     disk_bytes: Derived[int | None]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Speed of an earlier run of the same base on this machine."""
+
+    tokens_per_second: float
+    run: str
+    """The `output_dir` of that run."""
+
+
 def planned_speed(
     recipe: Recipe,
     machine: Machine,
@@ -52,6 +61,7 @@ def planned_speed(
     length: int,
     rows: int | None,
     dtype: str,
+    measured: Measured | None = None,
 ) -> Speed:
     """Return the expected speed of a run.
 
@@ -64,9 +74,13 @@ def planned_speed(
         length: tokens of a row, at most.
         rows: rows of all steps together; None if unknown.
         dtype: dtype of the computation, by its torch name.
+        measured: speed of an earlier run; None if there is none.
     """
     disk = planned_disk(recipe, facts)
     model = gpu_model(machine.gpus[0].name) if machine.gpus else None
+    if measured is not None:
+        why = f"measured in {measured.run}, whose settings may differ"
+        return _timed(computed(max(1, round(measured.tokens_per_second)), why), recipe, rows, length, 0, disk)
     if model is None or facts is None or not facts.hidden_size:
         why = _why_unknown(machine, facts)
         return Speed(computed(None, why), computed(None, why), computed(None, why), disk)
@@ -74,17 +88,27 @@ def planned_speed(
     fraction = REACHED if recipe.quantization.bits is None else REACHED_PACKED
     rate = max(1, round(world * fraction * _dense_rate(model, dtype) / operations))
     assumed = f"{fraction:.0%} of the {_dense_rate(model, dtype) / 1e12:,.0f} TFLOP/s of {model.name}"
-    speed: Derived[int | None] = computed(rate, f"assumes {assumed}; small batches are slower")
+    speed = computed(rate, f"assumes {assumed}; small batches are slower")
+    return _timed(speed, recipe, rows, length, world * model.watts, disk)
+
+
+def _timed(
+    speed: Derived[int], recipe: Recipe, rows: int | None, length: int, watts: int, disk: Derived[int | None]
+) -> Speed:
+    """Return what follows from a speed; without energy if the power of the machine is not known."""
+    rate = Derived[int | None].model_validate(speed.model_dump())
+    energy: Derived[int | None] = computed(None, _UNKNOWN_POWER)
     if rows is None:
         why = "known once the training rows are counted"
-        return Speed(speed, computed(None, why), computed(None, why), disk)
-    seconds = math.ceil(rows * length * recipe.objective.forward_passes / rate)
-    return Speed(
-        speed,
-        computed(seconds, f"{rows:,} rows of at most {length:,} tokens, without evaluation and start"),
-        computed(math.ceil(seconds * world * model.watts / 3600), f"at {model.watts:,} W for each GPU"),
-        disk,
-    )
+        return Speed(rate, computed(None, why), computed(None, why) if watts else energy, disk)
+    seconds = math.ceil(rows * length * recipe.objective.forward_passes / speed.value)
+    if watts:
+        energy = computed(math.ceil(seconds * watts / 3600), f"at {watts:,} W for all GPUs")
+    duration = f"{rows:,} rows of at most {length:,} tokens, without evaluation and start"
+    return Speed(rate, computed(seconds, duration), energy, disk)
+
+
+_UNKNOWN_POWER = "the power of this machine is not known"
 
 
 def _why_unknown(machine: Machine, facts: BaseFacts | None) -> str:

@@ -13,6 +13,7 @@ from lora_ns.machine import hardware
 from lora_ns.machine.hardware import Gpu, Machine
 
 FOUR_GPUS = Machine("cpu", 16, True, 10**12, 10**12, (Gpu(0, "GPU", 80 * 10**9, 80 * 10**9, (9, 0), "580"),) * 4)
+TWO_CORES = Machine("cpu", 2, True, 24 * 10**9, 20 * 10**9)
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.toml"))
 COUNTED = "known once the training rows are counted"
@@ -179,8 +180,7 @@ def test_a_dataset_in_the_cache_is_counted_as_the_cache_says(recipe, tmp_path, n
 @pytest.mark.parametrize("path", RECIPES)
 def test_the_plan_of_a_shipped_recipe_fits_80_columns(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    if "distributed" in path:
-        monkeypatch.setattr(hardware, "detect", lambda: FOUR_GPUS)
+    monkeypatch.setattr(hardware, "detect", lambda: FOUR_GPUS if "distributed" in path else TWO_CORES)
     lines, piped = shown("plan", path), lorans("plan", path).stdout
     assert max(map(len, lines)) <= 80
     said = [re.sub(r"[\s:]|computed", "", text) for text in ("".join(lines), piped)]
