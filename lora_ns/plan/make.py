@@ -21,7 +21,7 @@ from lora_ns.plan.checks import (
     quantization_problems,
 )
 from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory, row_length
-from lora_ns.plan.notes import end_notes, plan_notes, teacher_notes
+from lora_ns.plan.notes import end_notes, expert_notes, plan_notes, teacher_notes
 from lora_ns.plan.plan import (
     DataFacts,
     Derived,
@@ -152,6 +152,7 @@ def make_plan(
             *data.notes,
             *teacher_notes(settled.teacher, dtype.value),
             *plan_notes(settled.recipe, machine, batch, shares, data.train_rows),
+            *expert_notes(settled.recipe, facts),
             *end_notes(settled.recipe),
             *unusual(settled.recipe, facts, batch.total.value),
             *reference_notes(settled, data.train_rows, steps.value and steps.value * batch.total.value),

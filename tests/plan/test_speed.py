@@ -91,3 +91,17 @@ def test_unknown_methods_leave_no_plan_without_a_size(write_recipe):
     loaded = load_recipe(write_recipe(), ["peft.method=oft", "peft.oft_block_size=7"])
     made = plan_of(loaded, HERE, SimpleNamespace(facts=facts), DataFacts(100, 0))
     assert (made.adapter_parameters.value, made.disk_bytes.value) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "bits", "is_told"),
+    [
+        ("mistralai/Mixtral-8x7B-v0.1", "bnb-4bit", True),
+        ("mistralai/Mixtral-8x7B-v0.1", "none", False),
+        (LLAMA, "bnb-4bit", False),
+    ],
+)
+def test_experts_that_stay_unquantised_are_told(write_recipe, model, bits, is_told):
+    pytest.importorskip("bitsandbytes")
+    notes = plan(write_recipe(), f"quantization.method={bits}", model=model).notes
+    assert any("does not quantise the experts" in note for note in notes) == is_told
