@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from lora_ns.errors import PlanError, Problem, did_you_mean, question
 from lora_ns.methods import PeftMethod
 from lora_ns.methods.base import Divisor
 from lora_ns.methods.lora import is_matched
+from lora_ns.methods.tensors import fitting_divisor
 from lora_ns.quantizers import QUANTIZATIONS
 from lora_ns.safety.deadline import OverrunError, bounded
 
@@ -181,13 +181,9 @@ def fitting(model: PreTrainedModel, targets: Sequence[str], divisor: Divisor, va
         PlanError: if the given value does not, or none does.
     """
     sides = _sides(model, targets, divisor)
-    common = math.gcd(*sides)
-    known = [size for size in range(1, common + 1) if common % size == 0 and not (divisor.even and size % 2)]
-    if value in known:
-        return value
-    largest = max((size for size in known if size <= divisor.most), default=0)
-    if value is None and largest > 1:
-        return largest
+    if (chosen := fitting_divisor(sides, divisor, value)) is not None:
+        return chosen
+    largest = fitting_divisor(sides, divisor, None) or 0
     sizes = ", ".join(map(str, sorted(sides)))
     what = f"the layer sizes ({sizes}) are not divisible by {value or 'a common size'}"
     remedy = f"write {largest}" if largest > 1 else "choose other `target_modules`"

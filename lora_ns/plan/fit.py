@@ -6,13 +6,14 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from lora_ns.machine.hardware import Machine
+from lora_ns.methods.base import StartMemory
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.estimate import MemoryEstimate, estimate, start_memory
+from lora_ns.plan.memory.exact import ExactTerms, exact_terms
 from lora_ns.plan.plan import Derived, computed, written_value
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
 from lora_ns.plan.settled import Settled
-from lora_ns.plan.sizes import adapted_shapes, adapter_parameters, planned_dtype
-from lora_ns.recipe.optimizers import OPTIMIZERS
+from lora_ns.plan.sizes import adapted_shapes, planned_dtype
 from lora_ns.recipe.recipe import Recipe
 
 USABLE_MEMORY = 0.8
@@ -44,9 +45,9 @@ def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFac
         here = count_here(candidate.distributed, machine)
         recomputes = candidate.peft.capabilities.gradient_checkpointing is True
         dtype = planned_dtype(settled, machine, facts).value
-        tokens = _row_length(candidate, None)
-        asked = replace(settled, recipe=candidate)
-        return fits_into_memory(_step_memory(asked, machine, facts, dtype, tokens, recomputes), machine, here)
+        tokens = row_length(candidate, None)
+        asked, fixed = replace(settled, recipe=candidate), _fixed_terms(candidate, machine, facts, dtype)
+        return fits_into_memory(_step_memory(asked, machine, facts, dtype, tokens, recomputes, fixed), machine, here)
 
     strategy, why = choose_strategy(settled.recipe, machine, fits)
     return replace(settled, recipe=settled.recipe.model_copy(update={"distributed": strategy}), strategy_why=why)
@@ -61,14 +62,15 @@ def choose_batch(
     wanted = training.gradient_checkpointing
     choices = [bool(wanted)] if wanted != "auto" else ([False, True] if allowed else [False])
     micros, here = _micro_batches(settled.recipe, machine, world), count_here(settled.recipe.distributed, machine)
+    fixed = _fixed_terms(settled.recipe, machine, facts, dtype)
     for checkpointing in choices:
         for micro in micros:
-            tokens = micro * _row_length(settled.recipe, longest)
-            memory = _step_memory(settled, machine, facts, dtype, tokens, checkpointing)
+            tokens = micro * row_length(settled.recipe, longest)
+            memory = _step_memory(settled, machine, facts, dtype, tokens, checkpointing, fixed)
             if fits_into_memory(memory, machine, here):
                 return _cut(settled, micro, checkpointing, memory, facts, world)
-    tokens = micros[-1] * _row_length(settled.recipe, longest)
-    memory = _step_memory(settled, machine, facts, dtype, tokens, choices[-1])
+    tokens = micros[-1] * row_length(settled.recipe, longest)
+    memory = _step_memory(settled, machine, facts, dtype, tokens, choices[-1], fixed)
     return _cut(settled, micros[-1], choices[-1], memory, facts, world)
 
 
@@ -90,27 +92,42 @@ def _micro_batches(recipe: Recipe, machine: Machine, world: int) -> list[int]:
     return [size for size in sizes if size > 1 or not recipe.objective.compares_rows] or sizes
 
 
-def _row_length(recipe: Recipe, longest: int | None) -> int:
+def row_length(recipe: Recipe, longest: int | None) -> int:
+    """Return the tokens of a row, at most, with the virtual tokens of the method."""
     virtual = recipe.peft.virtual_length
     limit = recipe.objective.max_seq_length
     return virtual + (limit if longest is None or recipe.objective.packs else min(longest, limit))
 
 
-def _step_memory(
-    settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
-) -> MemoryEstimate | None:
+def _fixed_terms(
+    recipe: Recipe, machine: Machine, facts: BaseFacts | None, dtype: str
+) -> tuple[ExactTerms, StartMemory] | None:
+    """Return what a step needs however many rows it has; None if that is unknown."""
     if facts is None or not facts.hidden_size:
         return None
-    recipe = settled.recipe
-    peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
+    shapes = adapted_shapes(recipe, facts)
+    start = start_memory(recipe.peft, shapes, dtype, on_cpu=machine.accelerator == "cpu")
+    return exact_terms(recipe, facts, dtype), start
+
+
+def _step_memory(
+    settled: Settled,
+    machine: Machine,
+    facts: BaseFacts | None,
+    dtype: str,
+    tokens: int,
+    checkpointing: bool,
+    fixed: tuple[ExactTerms, StartMemory] | None,
+) -> MemoryEstimate | None:
+    if facts is None or fixed is None:
+        return None
+    strategy, objective = settled.recipe.distributed, settled.recipe.objective
     tokens = math.ceil(tokens * objective.forward_passes / strategy.row_parts)
     whole = estimate(
         facts,
+        exact=fixed[0],
         dtype=dtype,
-        bits=recipe.quantization.bits,
-        adapter_parameters=adapter_parameters(recipe, facts) or 0,
-        state=OPTIMIZERS[recipe.training.optim].state,
-        start=start_memory(peft, adapted_shapes(peft, facts), dtype, on_cpu=machine.accelerator == "cpu"),
+        start=fixed[1],
         tokens=tokens,
         checkpointing=checkpointing,
         scored_tokens=tokens if objective.scores_every_token else 0,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from lora_ns.machine.hardware import Machine
+from lora_ns.model.files import BaseFacts
 from lora_ns.plan.fit import Batch, fits_into_memory, free_memory
 from lora_ns.plan.memory.estimate import teacher_bytes
+from lora_ns.plan.memory.weights import parameter_count, weights_of
 from lora_ns.plan.processes import count_here
 from lora_ns.plan.settled import TeacherSize
 from lora_ns.recipe.best_metric import best_metric, is_higher_better
@@ -27,6 +29,22 @@ def plan_notes(recipe: Recipe, machine: Machine, batch: Batch, world: int, rows:
     if recipe.peft.capabilities.is_sensitive and recipe.training.learning_rate is None:
         notes.append(f"{recipe.peft.method}: {recipe.peft.advice}")
     return notes
+
+
+_MOST_EXPERTS = 0.5
+"""Share of the parameters in experts from which quantisation saves little."""
+
+
+def expert_notes(recipe: Recipe, facts: BaseFacts | None) -> list[str]:
+    """Say that quantisation leaves the experts of a mixture model as they are, if they are most of it."""
+    if facts is None or recipe.quantization.bits is None:
+        return []
+    weights = weights_of(facts, recipe.task_type)
+    share = sum(weight.size for weight in weights if weight.kind == "expert") / max(1, parameter_count(weights))
+    if share < _MOST_EXPERTS:
+        return []
+    what = f"{recipe.quantization.method} does not quantise the experts of this base, {share:.0%} of its parameters"
+    return [f"quantization: {what}, because each layer stores them as one tensor"]
 
 
 def end_notes(recipe: Recipe) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Names of dtypes in safetensors, by their names in torch."""
+
+
+def bytes_of_rows(shape: Sequence[int]) -> int:
+    """Bytes of a weight with a byte for each entry, and a float32 for each output."""
+    return math.prod(shape) + 4 * shape[0]
 
 
 class Quantizer(Table):
@@ -47,6 +53,9 @@ class Quantizer(Table):
     float16_on_gpu: ClassVar[str] = ""
     """Name of its kernels if they support only float16 on a GPU."""
 
+    leaves: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of linear layers that it does not quantise: `Conv1D` of GPT-2, `subclasses` of `torch.nn.Linear`."""
+
     quant_method: ClassVar[str] = ""
     """Its name in the `quantization_config` of a stored base; empty if bases are never stored this way."""
     only_stored: ClassVar[bool] = False
@@ -73,6 +82,10 @@ class Quantizer(Table):
             divided: True if the trainer shards the weights among processes.
         """
         raise NotImplementedError(f"{type(self).__name__} only reads stored bases")
+
+    def packed_bytes(self, shape: Sequence[int]) -> int:
+        """Bytes of a quantised weight with its scales, by the shape of the weight."""
+        raise NotImplementedError(f"{type(self).__name__} does not quantise")
 
     def stored_settings(self) -> Any:
         """Settings to add to those of a stored base; None for nothing."""

@@ -13,6 +13,7 @@ from lora_ns.machine import hardware
 from lora_ns.machine.hardware import Gpu, Machine
 
 FOUR_GPUS = Machine("cpu", 16, True, 10**12, 10**12, (Gpu(0, "GPU", 80 * 10**9, 80 * 10**9, (9, 0), "580"),) * 4)
+TWO_CORES = Machine("cpu", 2, True, 24 * 10**9, 20 * 10**9)
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.toml"))
 COUNTED = "known once the training rows are counted"
@@ -179,8 +180,7 @@ def test_a_dataset_in_the_cache_is_counted_as_the_cache_says(recipe, tmp_path, n
 @pytest.mark.parametrize("path", RECIPES)
 def test_the_plan_of_a_shipped_recipe_fits_80_columns(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    if "distributed" in path:
-        monkeypatch.setattr(hardware, "detect", lambda: FOUR_GPUS)
+    monkeypatch.setattr(hardware, "detect", lambda: FOUR_GPUS if "distributed" in path else TWO_CORES)
     lines, piped = shown("plan", path), lorans("plan", path).stdout
     assert max(map(len, lines)) <= 80
     said = [re.sub(r"[\s:]|computed", "", text) for text in ("".join(lines), piped)]
@@ -206,3 +206,49 @@ def test_colours_are_left_out_where_they_are_not_wanted(recipe, surroundings):
 
 def sets(overrides):
     return [part for one in overrides for part in ("--set", one)]
+
+
+LLAMA = "model.name_or_path=meta-llama/Llama-3.1-8B"
+
+
+def test_a_published_base_is_planned_without_its_files(recipe):
+    found = planned(recipe, LLAMA, "peft.lora_r=16", "peft.lora_alpha=32")
+    assert found["base_parameters"] == {
+        "value": 8_030_261_248,
+        "origin": "computed",
+        "why": "llama, 32 layers; the published shape",
+    }
+    assert found["adapter_parameters"]["value"] == 41_943_040
+    assert found["memory_bytes"]["value"] > 16 * 10**9
+
+
+def test_an_unknown_base_of_the_hub_stays_unknown(recipe):
+    found = planned(recipe, "model.name_or_path=someone/else")
+    assert {found[name]["value"] for name in ("base_parameters", "adapter_parameters", "memory_bytes")} == {None}
+    assert found["base_parameters"]["why"] == "known once the base is on this machine"
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "vera", "prompt-tuning", "oft", "ln-tuning"])
+@pytest.mark.parametrize("bits", ["none", "bnb-4bit"])
+def test_a_published_base_is_planned_with_every_method_and_quantisation(recipe, method, bits):
+    pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
+    found = planned(recipe, LLAMA, f"peft={{method='{method}'}}", f"quantization.method={bits}")
+    assert found["adapter_parameters"]["value"] > 0
+    assert (found["memory_bytes"]["value"] < 16 * 10**9) == (bits == "bnb-4bit")
+
+
+def test_a_plan_is_made_for_another_gpu(recipe):
+    done = lorans("plan", recipe, "--json", "--gpu", "rtx 4090", "--set", LLAMA)
+    found = json.loads(done.stdout)
+    assert found["device"] == {"value": "cuda", "origin": "computed", "why": "GeForce RTX 4090"}
+    assert (found["dtype"]["value"], found["tokens_per_second"]["value"] > 100) == ("bfloat16", True)
+    shown = lorans("plan", recipe, "--wide", "--gpu", "8xH100", "--set", LLAMA).stdout
+    assert "the first of 8" in shown
+    assert "assumes 40%" in shown
+
+
+def test_an_unknown_gpu_is_a_mistake_of_usage(recipe):
+    done = lorans("plan", recipe, "--gpu", "RTX 4091")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean `RTX 4090`" in done.stderr
