@@ -1,7 +1,8 @@
 """Steps without a finite gradient: they are skipped and recorded with their rows, and three in a row end the run.
 
 An optimizer step with one NaN in the gradient destroys every weight, because clipping divides by the norm, and the
-optimizer's moments keep it. In float16 the loss scaler skips such a step itself.
+optimizer's moments keep it. In float16 the loss scaler skips such a step itself. On a GPU a fused optimizer skips it
+while the host knows nothing of it yet, so that no step waits for the device.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.places import place_of, read_places
 from lora_ns.errors import Problem, RunError
+from lora_ns.training.later import Later
+from lora_ns.training.learning import LOOKED_AT
 
 if TYPE_CHECKING:
     import datasets
@@ -41,11 +44,21 @@ class BadSteps:
     skipped: set[int] = field(default_factory=set)
     batches: list[tuple[Any, Tensor]] = field(default_factory=list)
     """Inputs and loss of each micro-batch since the last optimizer step."""
+    norm: Tensor | None = None
+    """Norm of the gradient of the coming optimizer step."""
+    sent: Later[tuple[int, list[tuple[Any, Tensor]]]] = field(default_factory=Later)
+    """Step and micro-batches of each norm that is on its way to the host."""
     in_a_row: int = 0
+    steps: int = 0
+    """Steps of this process."""
 
     def seen(self, inputs: Any, loss: Tensor) -> None:
         """Remember a micro-batch until the optimizer step that it belongs to."""
         self.batches.append((inputs, loss))
+
+    def measured(self, norm: Tensor) -> None:
+        """Remember the norm of the gradient that the coming optimizer step uses."""
+        self.norm = norm
 
     def check(self) -> None:
         """Check that the run did not end because of such steps. Raises `RunError`."""
@@ -60,19 +73,31 @@ class BadSteps:
 
 @functools.cache
 def showing_batches(trainer_class: Any) -> Any:
-    """A trainer class that shows `saw`, if it has one, each micro-batch with its loss."""
+    """A trainer class that shows `watch`, if it has one, each micro-batch with its loss, and each gradient's norm.
+
+    A loss that is not finite counts as the mean of those since the last logged step, as with transformers'
+    `logging_nan_inf_filter`, which would wait for the device in each step.
+    """
 
     class ShowingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
         """See `showing_batches`."""
 
-        saw: Callable[[Any, Tensor], None] | None = None
+        watch: BadSteps | None = None
 
         def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
             """Train on a micro-batch."""
             loss = super().training_step(model, inputs, *rest, **more)
-            if self.saw is not None:
-                self.saw(inputs, loss)
-            return loss
+            if self.watch is not None:
+                self.watch.seen(inputs, loss)
+            usual = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
+            return loss.where(loss.isfinite(), usual)
+
+        def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+            """The norm of the gradient."""
+            norm = super()._get_grad_norm(model, grad_norm)
+            if self.watch is not None:
+                self.watch.measured(norm)
+            return norm
 
     return ShowingTrainer
 
@@ -96,22 +121,39 @@ def skipping_bad_steps(
     class SkippingBadSteps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """See `skipping_bad_steps`."""
 
-        def on_pre_optimizer_step(self, args: Any, state: Any, _control: Any, *, model: Any, **more: Any) -> None:
+        def on_pre_optimizer_step(self, args: Any, state: Any, _control: Any, *, optimizer: Any, **_: Any) -> None:
             batches, bad.batches = bad.batches, []
-            if args.fp16 or not batches or _is_finite(model, gradients=True):
-                bad.in_a_row = 0
+            norm, bad.norm = bad.norm, None
+            if args.fp16 or not batches or norm is None:
                 return
-            step = state.global_step + 1
-            more["optimizer"].zero_grad(set_to_none=True)  # a parameter without gradient is left as it is
-            bad.skipped.add(step)
-            bad.in_a_row += 1
-            _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
-            warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
+            step, bad.steps = state.global_step + 1, bad.steps + 1
+            bad.sent.send((step, batches), norm)
+            skips_itself = _tell_optimizer(optimizer, norm)
+            # The first steps are looked at closely anyway, see `learning_watch`.
+            self._look(wait=not skips_itself or bad.steps <= LOOKED_AT)
+            if step in bad.skipped and not skips_itself:
+                optimizer.zero_grad(set_to_none=True)  # a parameter without gradient is left as it is
+
+        def _look(self, wait: bool) -> None:
+            """Look at the gradients whose norms have arrived."""
+            for (step, batches), norm in bad.sent.arrived(wait):
+                if math.isfinite(norm):
+                    bad.in_a_row = 0
+                    continue
+                bad.skipped.add(step)
+                bad.in_a_row += 1
+                _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
+                warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
+
+        def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, *, optimizer: Any, **_: Any) -> None:
+            _tell_optimizer(optimizer, None)
 
         def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+            self._look(wait=True)
             bad.check()
 
         def on_step_end(self, _args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+            self._look(wait=control.should_log or control.should_save or control.should_evaluate)
             if bad.in_a_row >= MOST_BAD_STEPS:
                 control.should_save = control.should_training_stop = True
             if control.should_save and not _is_finite(model):
@@ -121,18 +163,27 @@ def skipping_bad_steps(
     return SkippingBadSteps()
 
 
-def _is_finite(model: nn.Module, gradients: bool = False) -> bool:
-    """Whether all trainable weights, or their gradients, are finite."""
+def _tell_optimizer(optimizer: Any, norm: Tensor | None) -> bool:
+    """Let a fused optimizer on a GPU skip the coming step if the norm is not finite; returns whether it can.
+
+    This is how a loss scaler tells it (`torch.amp.GradScaler`). Without a norm, the optimizer is as it was before.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    if not (norm is None or norm.is_cuda) or not inner.defaults.get("fused"):
+        return False
+    if norm is None:
+        vars(inner).pop("found_inf", None)
+    else:
+        inner.found_inf = (~norm.isfinite()).float()
+    return True
+
+
+def _is_finite(model: nn.Module) -> bool:
+    """Whether all trainable weights are finite."""
     import torch
 
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    values = [parameter.grad for parameter in trained if parameter.grad is not None] if gradients else trained
-    if not values:
-        return True
-    norms = torch.stack([value.detach().float().norm().to("cpu", non_blocking=True) for value in values])
-    if any(value.is_cuda for value in values):
-        torch.cuda.synchronize()
-    return bool(norms.isfinite().all())
+    trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+    return bool(torch.nn.utils.get_total_norm(trained).isfinite())
 
 
 def _record(bad: BadSteps, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
