@@ -49,8 +49,7 @@ def make_environment(folder: Path, packages: Sequence[str]) -> Path:
     done = folder / "made"
     if not done.is_file():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        for wanted in (["torch==2.13.0"], list(packages)):  # the tested torch first, which has builds for CPUs
-            subprocess.run([str(folder / "bin/pip"), "install", "-q", *wanted], check=True)
+        subprocess.run([str(folder / "bin/pip"), "install", "-q", *packages], check=True)
         done.touch()
     return folder / "bin"
 
@@ -85,6 +84,19 @@ class Contender:
     def train(self) -> float:
         """Train once, and return the seconds that the trainer took."""
         raise NotImplementedError
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of what it trains with."""
+        command = [str(self.programs / "python"), "-c", VERSIONS, *self.packages]
+        found: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return found
+
+
+VERSIONS = """
+import importlib.metadata, json, sys
+names = (*sys.argv[1:], "torch", "transformers", "peft", "trl")
+print(json.dumps({name: importlib.metadata.version(name) for name in names}))
+"""
 
 
 RECIPE = {
@@ -138,7 +150,7 @@ class Lorans(Contender):
         self.environment |= {"PYTHONPATH": str(ROOT), "LORANS_CACHE": str(self.work.folder / "cache")}
 
     def train(self) -> float:
-        command = [sys.executable, "-m", "lora_ns", "train", "recipe.toml", "--overwrite", "--quiet"]
+        command = [sys.executable, "-m", "lora_ns", "train", "recipe.toml", "--overwrite"]
         run(command, self.work.folder, self.environment)
         return float(self.manifest()["metrics"]["train_runtime"])
 
@@ -221,9 +233,7 @@ class LlamaFactory(Contender):
         (folder / "rows.jsonl").write_bytes((self.work.folder / "rows.jsonl").read_bytes())
         (folder / "dataset_info.json").write_text(json.dumps(ROWS), encoding="utf-8")
         bf16 = str(self.work.dtype == "bfloat16").lower()
-        text = LLAMA_FACTORY.format(
-            model=self.work.model, batch=self.work.batch, epochs=self.work.epochs, bf16=bf16
-        )
+        text = LLAMA_FACTORY.format(model=self.work.model, batch=self.work.batch, epochs=self.work.epochs, bf16=bf16)
         (folder / "train.yaml").write_text(text, encoding="utf-8")
 
     def train(self) -> float:

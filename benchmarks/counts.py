@@ -162,7 +162,9 @@ def main() -> None:
         if packing == "true" and micro != 16:
             continue
         with tempfile.TemporaryDirectory() as name:
-            recipe = RECIPE.format(model=json.dumps(given.model), dtype=dtype, micro=micro, packing=packing, output=f"{name}/run")
+            recipe = RECIPE.format(
+                model=json.dumps(given.model), dtype=dtype, micro=micro, packing=packing, output=f"{name}/run"
+            )
             ours = lorans(Path(name), recipe)
             theirs = bare(str(path), dtype, micro, ours.trainer)
         settings = f"{dtype}, {16 // micro} micro-batches" + (", packed" if packing == "true" else "")

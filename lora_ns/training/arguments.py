@@ -64,7 +64,7 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "prediction_loss_only": not isinstance(recipe.objective, LabelObjective),
         "accelerator_config": {
             # From pinned memory, a batch is copied while the device computes.
-            "non_blocking": True,
+            "non_blocking": plan.device.value == "cuda",
             # The batches of a stream differ in length, so each process collates its own.
             **({"dispatch_batches": False} if recipe.dataset.streaming else {}),
         },

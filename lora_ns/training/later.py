@@ -26,11 +26,16 @@ class Later(Generic[T]):
         """Send a tensor to the host, which must not be changed afterwards."""
         self._sent.append((what, *self._copied(value.detach())))
 
+    @staticmethod
+    def is_late(value: Tensor) -> bool:
+        """True if the host would have to wait for this tensor."""
+        return value.is_cuda
+
     def _copied(self, value: Tensor) -> tuple[Tensor, Any]:
         """The tensor on the host, and the event after which it is complete; None if it is."""
         import torch
 
-        if not value.is_cuda:
+        if not self.is_late(value):
             return value.to("cpu"), None
         copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
         copy.copy_(value, non_blocking=True)

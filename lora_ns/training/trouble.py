@@ -128,7 +128,7 @@ def skipping_bad_steps(
                 return
             step, bad.steps = state.global_step + 1, bad.steps + 1
             bad.sent.send((step, batches), norm)
-            skips_itself = _tell_optimizer(optimizer, norm)
+            skips_itself = bad.sent.is_late(norm) and _tell_optimizer(optimizer, norm)
             # The first steps are looked at closely anyway, see `learning_watch`.
             self._look(wait=not skips_itself or bad.steps <= LOOKED_AT)
             if step in bad.skipped and not skips_itself:
@@ -164,12 +164,12 @@ def skipping_bad_steps(
 
 
 def _tell_optimizer(optimizer: Any, norm: Tensor | None) -> bool:
-    """Let a fused optimizer on a GPU skip the coming step if the norm is not finite; returns whether it can.
+    """Let a fused optimizer skip the coming step if the norm is not finite; returns whether it can.
 
     This is how a loss scaler tells it (`torch.amp.GradScaler`). Without a norm, the optimizer is as it was before.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
-    if not (norm is None or norm.is_cuda) or not inner.defaults.get("fused"):
+    if not inner.defaults.get("fused"):
         return False
     if norm is None:
         vars(inner).pop("found_inf", None)

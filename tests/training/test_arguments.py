@@ -67,7 +67,7 @@ def test_the_arguments_of_the_minimal_recipe(write_recipe):
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "non_padding",
         "logging_nan_inf_filter": False,
-        "accelerator_config": {"non_blocking": True},
+        "accelerator_config": {"non_blocking": False},
         "label_names": ["labels"],
         "full_determinism": False,
         "load_best_model_at_end": False,
