@@ -37,7 +37,13 @@ class Work:
 def run(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
     """Run a command, and return all that it prints."""
     done = subprocess.run(
-        list(words), cwd=folder, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        list(words),
+        cwd=folder,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}\n{done.stdout[-4000:]}")

@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import itertools
 import json
 import os
+import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ max_samples = 256
 [training]
 output_dir = "{output}"
 max_steps = 12
-global_batch_size = 16
+global_batch_size = {rows}
 per_device_train_batch_size = {micro}
 logging_steps = 100
 save_steps = 100
@@ -56,17 +57,18 @@ packing = {packing}
 
 
 class Counting(Observer):
-    """Counts the operators of one step in the middle of a run, and times the steps before it."""
+    """Counts the operators of one step in the middle of a run, and times the steps."""
 
     def __init__(self, step: int) -> None:
-        self.at, self.trainer, self.batches = step, None, []
+        self.at, self.trainer = step, None
         self.counts: collections.Counter[str] = collections.Counter()
         self.seconds: list[float] = []
 
     def ready(self, trainer: Any) -> None:
+        """Profile one step of this trainer."""
         from transformers import TrainerCallback
 
-        counting = self
+        counting, collate = self, trainer.data_collator
 
         class Counter(TrainerCallback):  # type: ignore[misc, unused-ignore]
             def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -81,20 +83,41 @@ class Counting(Observer):
                     self.profile.__exit__(None, None, None)
                     counting.counts = counted(self.profile)
 
+        def collated(rows: Any) -> Any:
+            with torch.profiler.record_function(HOST):
+                return collate(rows)
+
         trainer.add_callback(Counter())
-        self.trainer = trainer
+        trainer.data_collator, self.trainer = collated, trainer
+
+
+HOST = "on the host"
 
 
 def counted(profile: Any) -> collections.Counter[str]:
-    """Count the operators that call no other operator, which are the launches of a GPU, by name."""
+    """Count the operators that call no other operator, which are the launches of a GPU, by name.
+
+    What the host does before a batch reaches the device waits for nothing, nor does a fused optimizer on a GPU, whose
+    count of steps is on the device.
+    """
     found: collections.Counter[str] = collections.Counter()
     for event in profile.events():
-        is_leaf = event.name.startswith("aten::") and not any(c.name.startswith("aten::") for c in event.cpu_children)
-        found["operators"] += event.name.startswith("aten::")
-        if is_leaf and event.name.removeprefix("aten::") not in NO_LAUNCH:
+        name = event.name.removeprefix("aten::")
+        found["operators"] += name != event.name
+        is_leaf = name != event.name and not any(child.name.startswith("aten::") for child in event.cpu_children)
+        if is_leaf and name not in NO_LAUNCH:
             found["launches"] += 1
-            found[event.name.removeprefix("aten::")] += 1
+            found[name] += 1
+            found["waits"] += name in WAITS and not is_on_host(event)
     return found
+
+
+def is_on_host(event: Any) -> bool:
+    """Return whether an operator is one of the collator or the optimizer."""
+    while event := event.cpu_parent:
+        if event.name == HOST or event.name.startswith("Optimizer.step"):
+            return True
+    return False
 
 
 NO_LAUNCH = frozenset(
@@ -105,6 +128,41 @@ NO_LAUNCH = frozenset(
         *("unfold", "resolve_conj", "resolve_neg", "numpy_T", "is_same_size", "item", "_has_same_storage_numel"),
     }
 )
+"""Operators that compute nothing on a device."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the counts depend on."""
+
+    dtype: str
+    micro_batches: int
+    packing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, {self.micro_batches} micro-batches{', packed' if self.packing else ''}"
+
+
+SETTINGS = (
+    *(Settings(dtype, count) for dtype in ("float32", "bfloat16") for count in (1, 4)),
+    Settings("bfloat16", 1, packing=True),
+)
+ROWS = 16
+
+
+def both(settings: Settings, folder: Path, model: str = "lorans:nano") -> dict[str, Counting]:
+    """Count a step of lorans, and one of a bare loop over the same rows."""
+    recipe = RECIPE.format(
+        model=json.dumps(model),
+        output=str(folder / "run"),
+        dtype=settings.dtype,
+        rows=ROWS,
+        micro=ROWS // settings.micro_batches,
+        packing=str(settings.packing).lower(),
+    )
+    ours = lorans(folder, recipe)
+    path = find_base(model, "main", [], download=False).path
+    return {"lorans": ours, "bare": bare(str(path), settings, ours.trainer)}
 
 
 def lorans(folder: Path, recipe: str) -> Counting:
@@ -116,20 +174,22 @@ def lorans(folder: Path, recipe: str) -> Counting:
     return counting
 
 
-def bare(model_name: str, dtype: str, micro: int, trainer: Any) -> Counting:
+def bare(path: str, settings: Settings, trainer: Any) -> Counting:
     """Train the same adapter in a loop of ten lines, on rows of the same run, and count a step."""
     import peft
     import transformers
 
-    kind = getattr(torch, dtype)
-    base = transformers.AutoModelForCausalLM.from_pretrained(model_name, dtype=kind)
+    kind, micro = getattr(torch, settings.dtype), ROWS // settings.micro_batches
+    base = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=kind)
     model = peft.get_peft_model(base, peft.LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    rows = [trainer.train_dataset[number] for number in range(16)]
-    batches = [trainer.data_collator(rows[start : start + micro]) for start in range(0, 16, micro)]
+    rows = [trainer.train_dataset[number] for number in range(ROWS)]
+    batches = [trainer.data_collator(rows[start : start + micro]) for start in range(0, ROWS, micro)]
+    for batch in batches:
+        batch.pop("scored_positions", None)
     found = Counting(step=0)
     profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
     for step in range(5):
@@ -149,39 +209,28 @@ def bare(model_name: str, dtype: str, micro: int, trainer: Any) -> Counting:
 
 
 def main() -> None:
+    """Print a table of the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="lorans:nano", help="folder of a causal language model")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--names", action="store_true", help="also print the operators that differ")
+    parser.add_argument("--names", action="store_true", help="also print the operators whose numbers differ")
     given = parser.parse_args()
     prepare(detect())
-    path = find_base(given.model, "main", [], download=False).path
-    print(f"{'settings':<34} {'':<8} {'operators':>9} {'launches':>9} {'waits':>6} {'Python, ms':>11}")
+    print("| settings | program | operators | launches | waits | CPU time of a step, ms |\n|---|---|---|---|---|---|")
     figures = []
-    for dtype, micro, packing in itertools.product(("float32", "bfloat16"), (16, 4), ("false", "true")):
-        if packing == "true" and micro != 16:
-            continue
+    for settings in SETTINGS:
         with tempfile.TemporaryDirectory() as name:
-            recipe = RECIPE.format(
-                model=json.dumps(given.model), dtype=dtype, micro=micro, packing=packing, output=f"{name}/run"
-            )
-            ours = lorans(Path(name), recipe)
-            theirs = bare(str(path), dtype, micro, ours.trainer)
-        settings = f"{dtype}, {16 // micro} micro-batches" + (", packed" if packing == "true" else "")
-        both = {"lorans": ours, "bare": theirs}
-        for who, found in both.items():
-            waits = sum(found.counts[name] for name in WAITS)
-            seconds = sorted(found.seconds)[len(found.seconds) // 2]
-            figures.append({"settings": settings, "who": who, "waits": waits, **found.counts})
-            counts = f"{found.counts['operators']:>9,} {found.counts['launches']:>9,} {waits:>6}"
-            print(f"{settings:<34} {who:<8} {counts} {1e3 * seconds:>11.1f}", flush=True)
-        ratio = ours.counts["launches"] / theirs.counts["launches"]
-        print(f"{'':<34} {'ratio':<8} {ours.counts['operators'] / theirs.counts['operators']:>9.2f} {ratio:>9.2f}")
+            found = both(settings, Path(name), given.model)
+        for who, counting in found.items():
+            counts, seconds = counting.counts, statistics.median(counting.seconds)
+            figures.append({"settings": str(settings), "program": who, **counts})
+            numbers = f"{counts['operators']:,} | {counts['launches']:,} | {counts['waits']}"
+            print(f"| {settings} | {who} | {numbers} | {1e3 * seconds:.0f} |", flush=True)
+        ours, theirs = found["lorans"].counts, found["bare"].counts
         if given.names:
-            names = sorted({*ours.counts, *theirs.counts}, key=lambda key: theirs.counts[key] - ours.counts[key])
-            for key in names:
-                if ours.counts[key] != theirs.counts[key]:
-                    print(f"    {key:<40} {ours.counts[key]:>6} {theirs.counts[key]:>6}")
+            for key in sorted({*ours, *theirs}, key=lambda key: theirs[key] - ours[key]):
+                if ours[key] != theirs[key]:
+                    print(f"    {key:<40} {ours[key]:>6} {theirs[key]:>6}")
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 

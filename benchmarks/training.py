@@ -131,7 +131,7 @@ def main() -> None:
         ]
         contenders = [kind(work) for kind in wanted]
         figures = measured(contenders, given.rounds, shapes, work)
-    show(figures, given.rounds)
+    show(figures)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
@@ -181,7 +181,7 @@ def cpu_name() -> str:
     return cpu_name()
 
 
-def show(figures: dict[str, Any], rounds: int) -> None:
+def show(figures: dict[str, Any]) -> None:
     """Print the table."""
     print(f"\n{figures['model']}, {figures['rows']} rows, batch {figures['batch']}, {figures['dtype']}; ", end="")
     print(f"{figures['machine']}, {figures['date']}; padding of lorans {figures['padding']:.1%}")

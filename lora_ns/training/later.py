@@ -39,7 +39,7 @@ class Later(Generic[T]):
             return value.to("cpu"), None
         copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
         copy.copy_(value, non_blocking=True)
-        event = torch.cuda.Event()
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
         event.record()
         return copy, event
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.training.scoring import POSITIONS, AnswerScorer, HeadScorer, ScoredCollator, Scores, labelled_positions
+from lora_ns.training.scoring import (
+    POSITIONS,
+    AnswerScorer,
+    HeadScorer,
+    ScoredCollator,
+    Scores,
+    labelled_positions,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -23,22 +31,20 @@ def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
 
         def find_positions_on_host(self) -> None:
             """Find the labelled positions of each batch before it is moved to the device."""
-            self.data_collator = ScoredCollator(self.data_collator)
+            self.data_collator: Any = ScoredCollator(self.data_collator)
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             """The trainer's loss, from the labelled positions if a scorer fits the model."""
             positions = inputs.pop(POSITIONS, None)
-            own_logits = return_outputs or self.compute_loss_func or self.label_smoother or self.aux_loss_enabled
-            in_parts = self.is_fsdp_enabled or self.is_deepspeed_enabled
-            kinds = (HeadScorer,) if in_parts else (HeadScorer, AnswerScorer)
-            scorer = next((kind for kind in kinds if kind.fits(model)), None)
-            if own_logits or scorer is None:
+            scorer = None if return_outputs else _scorer_of(self, model)
+            if scorer is None:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if positions is None:
-                positions = labelled_positions(inputs["labels"])
-            scores = scorer(model, self.accelerator)(positions=positions, **{**inputs, "use_cache": False})
+                scores = scorer(positions=labelled_positions(inputs["labels"]), **{**inputs, "use_cache": False})
+            else:
+                scores = scorer.without_mask(positions=positions, **{**inputs, "use_cache": False})
             self._keep_means(scores)
             return self._loss_of(scores.log_probs, num_items_in_batch)
 
@@ -67,13 +73,27 @@ def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             """Log, with the means that were kept."""
-            import torch
-
             kept = self._metrics["train" if self.model.training else "eval"]
-            for name, values in kept.items():
-                if any(isinstance(value, torch.Tensor) for value in values):
-                    kept[name] = torch.stack(values).tolist()
+            kept.update({name: _numbers(values) for name, values in kept.items()})
             kept["num_tokens"] = [self.state.num_input_tokens_seen]
             super().log(logs, start_time)
 
     return ScoringTrainer
+
+
+def _scorer_of(trainer: Any, model: Any) -> AnswerScorer | None:
+    """The scorer for a model; None if TRL's own loss is to be used."""
+    if trainer.compute_loss_func or trainer.label_smoother or trainer.aux_loss_enabled:
+        return None
+    in_parts = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    kinds = (HeadScorer,) if in_parts else (HeadScorer, AnswerScorer)
+    found = next((kind for kind in kinds if kind.fits(model)), None)
+    return found(model, trainer.accelerator) if found else None
+
+
+def _numbers(values: Sequence[float | torch.Tensor]) -> list[float]:
+    """The values as numbers of the host, fetched at once."""
+    import torch
+
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    return torch.stack(tensors).tolist() if tensors else list(values)  # type: ignore[arg-type, unused-ignore]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.modules import is_rescaled
 from lora_ns.table import IGNORED
+from lora_ns.training.causal_attention import attention_without_mask
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,11 @@ class Scores:
 
 
 class ScoredCollator:
-    """A collator that adds the positions whose next token is in the loss, while the batch is on the host."""
+    """A collator that adds the positions whose next token is in the loss, while the batch is on the host.
+
+    Only batches that are padded at the end of the rows get them. In those, no token before the padding attends to it,
+    so that a causal model needs no mask for it.
+    """
 
     def __init__(self, collator: Callable[[Any], Any]) -> None:
         self._collator = collator
@@ -47,7 +52,8 @@ class ScoredCollator:
     def __call__(self, rows: Any) -> Any:
         """Collate rows, with their labelled positions if they have labels."""
         batch = self._collator(rows)
-        if "labels" in batch:
+        mask = batch.get("attention_mask")
+        if "labels" in batch and (mask is None or bool((mask[:, 1:] <= mask[:, :-1]).all())):
             batch[POSITIONS] = labelled_positions(batch["labels"])
         return batch
 
@@ -103,6 +109,13 @@ class AnswerScorer:
             hidden = self._hidden(inputs)
             scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
             return Scores(*self._score(scored, labels.reshape(-1).index_select(0, positions + 1)))
+
+    def without_mask(self, *, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Scores:
+        """Score a batch whose rows are padded at their end; see `causal_attention`."""
+        if attention_mask is None:  # packed rows, whose positions say where each begins
+            return self(**inputs)
+        with attention_without_mask(self._base):
+            return self(**inputs)
 
     def _hidden(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """The hidden states before the head, of shape (rows, positions, width).

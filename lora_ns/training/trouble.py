@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,29 @@ class BadSteps:
     def measured(self, norm: Tensor) -> None:
         """Remember the norm of the gradient that the coming optimizer step uses."""
         self.norm = norm
+
+    def sends(self, step: int, batches: list[tuple[Any, Tensor]], norm: Tensor) -> bool:
+        """Send the norm of a step's gradient to the host; returns whether the host need not wait for it.
+
+        It waits in the first steps, which are looked at closely anyway, see `learning_watch`.
+        """
+        self.sent.send((step, batches), norm)
+        self.steps += 1
+        return self.sent.is_late(norm) and self.steps > LOOKED_AT
+
+    def found(self, wait: bool) -> Iterator[tuple[int, list[tuple[Any, Tensor]]]]:
+        """Yield the steps that turned out to be bad since the last call, with their micro-batches.
+
+        Args:
+            wait: whether to wait for the norms that have not arrived yet.
+        """
+        for (step, batches), norm in self.sent.arrived(wait):
+            if math.isfinite(float(norm.numpy(force=True))):
+                self.in_a_row = 0
+                continue
+            self.skipped.add(step)
+            self.in_a_row += 1
+            yield step, batches
 
     def check(self) -> None:
         """Check that the run did not end because of such steps. Raises `RunError`."""
@@ -118,42 +141,35 @@ def skipping_bad_steps(
     """
     from transformers import TrainerCallback
 
+    def look(wait: bool) -> None:
+        """Record and report the bad steps among those whose norms have arrived."""
+        for step, batches in bad.found(wait):
+            _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
+            warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
+
     class SkippingBadSteps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """See `skipping_bad_steps`."""
 
         def on_pre_optimizer_step(self, args: Any, state: Any, _control: Any, *, optimizer: Any, **_: Any) -> None:
             batches, bad.batches = bad.batches, []
             norm, bad.norm = bad.norm, None
-            if args.fp16 or not batches or norm is None:
+            if args.fp16 or norm is None:
                 return
-            step, bad.steps = state.global_step + 1, bad.steps + 1
-            bad.sent.send((step, batches), norm)
-            skips_itself = bad.sent.is_late(norm) and _tell_optimizer(optimizer, norm)
-            # The first steps are looked at closely anyway, see `learning_watch`.
-            self._look(wait=not skips_itself or bad.steps <= LOOKED_AT)
+            step = state.global_step + 1
+            skips_itself = bad.sends(step, batches, norm) and _tell_optimizer(optimizer, norm)
+            look(wait=not skips_itself)
             if step in bad.skipped and not skips_itself:
                 optimizer.zero_grad(set_to_none=True)  # a parameter without gradient is left as it is
-
-        def _look(self, wait: bool) -> None:
-            """Look at the gradients whose norms have arrived."""
-            for (step, batches), norm in bad.sent.arrived(wait):
-                if math.isfinite(norm):
-                    bad.in_a_row = 0
-                    continue
-                bad.skipped.add(step)
-                bad.in_a_row += 1
-                _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
-                warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
 
         def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, *, optimizer: Any, **_: Any) -> None:
             _tell_optimizer(optimizer, None)
 
         def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
-            self._look(wait=True)
+            look(wait=True)
             bad.check()
 
         def on_step_end(self, _args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
-            self._look(wait=control.should_log or control.should_save or control.should_evaluate)
+            look(wait=any((control.should_log, control.should_save, control.should_evaluate)))
             if bad.in_a_row >= MOST_BAD_STEPS:
                 control.should_save = control.should_training_stop = True
             if control.should_save and not _is_finite(model):

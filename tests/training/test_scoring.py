@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
+import transformers
+from architectures import CAUSAL
 from trl.trainer.utils import add_fused_lm_head
 
 from lora_ns.methods import METHODS
@@ -15,6 +17,7 @@ from lora_ns.model.adapter import add_adapter
 from lora_ns.model.files import find_base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.table import IGNORED
+from lora_ns.training.causal_attention import attends_to_whole_rows, attention_without_mask
 from lora_ns.training.scoring import (
     POSITIONS,
     POSITIONS_AT_ONCE,
@@ -172,3 +175,38 @@ def test_what_is_not_a_backbone_and_a_frozen_head_is_left_to_trl(base):
     del model.get_base_model().config.logits_scaling
     model.get_base_model().lm_head.requires_grad_(True)
     assert not AnswerScorer.fits(model)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_causal_model_needs_no_mask_for_padding_at_the_end(name):
+    torch.manual_seed(5)
+    config = CAUSAL[name].config(**{"vocab_size": 64, "pad_token_id": 0, **CAUSAL[name].sizes})
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=CAUSAL[name].attention).eval()
+    ids = torch.randint(5, 60, (3, 20))
+    mask = torch.ones_like(ids)
+    mask[0, 12:] = mask[1, 17:] = 0
+    before, sees_all = model.config._attn_implementation, attends_to_whole_rows(model)
+    with torch.no_grad():
+        masked = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with attention_without_mask(model):
+            assert (model.config._attn_implementation != before) == sees_all
+            bare = model(input_ids=ids, use_cache=False).logits
+    assert torch.allclose(masked[mask.bool()], bare[mask.bool()], atol=1e-6)
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_models_whose_layers_see_whole_rows_are_known(name):
+    config = CAUSAL[name].config(**{"vocab_size": 64, "pad_token_id": 0, **CAUSAL[name].sizes})
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    assert attends_to_whole_rows(model)
+    if name == "qwen2":
+        config.layer_types = ["sliding_attention"] * 2
+        assert not attends_to_whole_rows(model)
+
+
+def test_rows_that_are_padded_in_front_keep_their_mask():
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    rows = {"input_ids": mask, "attention_mask": mask, "labels": mask}
+    assert POSITIONS not in ScoredCollator(dict)(rows)
+    assert POSITIONS in ScoredCollator(dict)({**rows, "attention_mask": mask.flip(1)})
