@@ -83,6 +83,11 @@ class BadSteps:
             self.in_a_row += 1
             yield step, batches
 
+    def leave_out(self, step: int, optimizer: Any) -> None:
+        """Make an optimizer skip a step that is known to be bad: it leaves parameters without gradient as they are."""
+        if step in self.skipped:
+            optimizer.zero_grad(set_to_none=True)
+
     def check(self) -> None:
         """Check that the run did not end because of such steps. Raises `RunError`."""
         if self.in_a_row >= MOST_BAD_STEPS:
@@ -155,11 +160,10 @@ def skipping_bad_steps(
             norm, bad.norm = bad.norm, None
             if args.fp16 or norm is None:
                 return
-            step = state.global_step + 1
-            skips_itself = bad.sends(step, batches, norm) and _tell_optimizer(optimizer, norm)
+            skips_itself = bad.sends(state.global_step + 1, batches, norm) and _tell_optimizer(optimizer, norm)
             look(wait=not skips_itself)
-            if step in bad.skipped and not skips_itself:
-                optimizer.zero_grad(set_to_none=True)  # a parameter without gradient is left as it is
+            if not skips_itself:
+                bad.leave_out(state.global_step + 1, optimizer)
 
         def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, *, optimizer: Any, **_: Any) -> None:
             _tell_optimizer(optimizer, None)
