@@ -176,9 +176,8 @@ def skipping_bad_steps(
             look(wait=any((control.should_log, control.should_save, control.should_evaluate)))
             if bad.in_a_row >= MOST_BAD_STEPS:
                 control.should_save = control.should_training_stop = True
-            if control.should_save and not _is_finite(model):
-                what = f"step {state.global_step}: the weights are not finite, so they are not saved"
-                raise RunError(Problem("", what, "lower `training.learning_rate`; the last checkpoint is kept"))
+            if control.should_save:
+                _check_finite(model, state.global_step)
 
     return SkippingBadSteps()
 
@@ -198,12 +197,14 @@ def _tell_optimizer(optimizer: Any, norm: Tensor | None) -> bool:
     return True
 
 
-def _is_finite(model: nn.Module) -> bool:
-    """Whether all trainable weights are finite."""
+def _check_finite(model: nn.Module, step: int) -> None:
+    """Check that all trainable weights are finite. Raises `RunError`."""
     import torch
 
     trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-    return bool(torch.nn.utils.get_total_norm(trained).isfinite())
+    if not bool(torch.nn.utils.get_total_norm(trained).isfinite()):
+        what = f"step {step}: the weights are not finite, so they are not saved"
+        raise RunError(Problem("", what, "lower `training.learning_rate`; the last checkpoint is kept"))
 
 
 def _record(bad: BadSteps, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
