@@ -146,11 +146,7 @@ def skipping_bad_steps(
     """
     from transformers import TrainerCallback
 
-    def look(wait: bool) -> None:
-        """Record and report the bad steps among those whose norms have arrived."""
-        for step, batches in bad.found(wait):
-            _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
-            warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
+    look = functools.partial(_report, bad, rows, tokenizer, warn)
 
     class SkippingBadSteps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """See `skipping_bad_steps`."""
@@ -180,6 +176,19 @@ def skipping_bad_steps(
                 _check_finite(model, state.global_step)
 
     return SkippingBadSteps()
+
+
+def _report(
+    bad: BadSteps,
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    warn: Callable[[str], None],
+    wait: bool,
+) -> None:
+    """Record and report the bad steps among those whose norms have arrived."""
+    for step, batches in bad.found(wait):
+        _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
+        warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
 
 
 def _tell_optimizer(optimizer: Any, norm: Tensor | None) -> bool:
