@@ -205,7 +205,7 @@ def _tokens(draft: Draft) -> None:
 def _training(draft: Draft) -> None:
     steps.global_batch(draft, "per_device_train_batch_size", "gradient_accumulation_steps", per_device_default=8)
     draft.put("training.learning_rate", draft.number("learning_rate", 5e-5), "learning_rate")
-    steps.optimizer(draft, "optim", "adamw_torch")
+    steps.optimizer(draft, "optim", "adamw_torch_fused")
     steps.scheduler(draft, "lr_scheduler_type", "linear")
     steps.warmup(draft, "warmup_steps", "warmup_ratio", 0.0)
     most = draft.whole("max_steps")

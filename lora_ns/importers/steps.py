@@ -55,7 +55,7 @@ SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomia
 def optimizer(draft: Draft, key: str, default: str) -> None:
     """Write `training.optim`; nearly all tools use the names of transformers."""
     name = draft.text(key, default)
-    draft.put("training.optim", OPTIMIZERS.get(name, name), key, own="adamw_torch")
+    draft.put("training.optim", OPTIMIZERS.get(name, name), key, own="adamw_torch_fused")
 
 
 def scheduler(draft: Draft, key: str, default: str) -> None:

@@ -94,7 +94,7 @@ def _trainer_class(counted: Counted) -> Any:
 
         def batch_means(self) -> dict[str, float]:
             """TRL's token accuracy of the batch."""
-            return {"mean_token_accuracy": self._metrics["eval"]["mean_token_accuracy"][-1]}
+            return {"mean_token_accuracy": float(self._metrics["eval"]["mean_token_accuracy"][-1])}
 
         def log_means(self, means: dict[str, float], logs: dict[str, float]) -> None:
             """Also replace TRL's own metric, which it logs as a mean."""

@@ -42,7 +42,7 @@ def device_problems(recipe: Recipe, machine: Machine) -> list[Problem]:
     optim = recipe.training.optim
     if OPTIMIZERS[optim].package == "bitsandbytes" and device == "mps":
         what = f'"{optim}" needs bitsandbytes, which does not train on an Apple GPU'
-        problems.append(Problem("", what, 'write "adamw_torch"', key="training.optim"))
+        problems.append(Problem("", what, 'write "adamw_torch_fused"', key="training.optim"))
     return problems
 
 

@@ -48,7 +48,7 @@ class Training(Table):
     """Fraction of the steps used to warm up the learning rate."""
     warmup_steps: NonNegativeInt | None = None
     """Number of warm-up steps, instead of `warmup_ratio`."""
-    optim: Name = "adamw_torch"
+    optim: Name = "adamw_torch_fused"
     """Optimizer, by its transformers name; `paged_adamw_8bit` stores 2 bytes per trained parameter instead of 8."""
     weight_decay: NonNegativeFloat = 0.0
     """Weight decay of the trained parameters."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 SET_BY_PLAN = frozenset(
     {
+        "accelerator_config",
         "adam_beta1",
         "adam_beta2",
         "bf16",
@@ -34,6 +35,7 @@ SET_BY_PLAN = frozenset(
         "learning_rate",
         "length_column_name",
         "logging_first_step",
+        "logging_nan_inf_filter",
         "logging_steps",
         "logging_strategy",
         "load_best_model_at_end",
@@ -79,7 +81,6 @@ _SCRIPTS = "only transformers' example scripts read it"
 REFUSED_ARGUMENTS: Mapping[str, str] = {
     "activation_checkpointing": "`training.gradient_checkpointing` sets it",
     "activation_checkpointing_kwargs": "`training.gradient_checkpointing` sets it",
-    "accelerator_config": "the plan decides how rows are distributed to processes and batches accumulated",
     "auto_find_batch_size": "the plan sets the batch size, and shows it",
     "batch_eval_metrics": _METRICS,
     "bf16_full_eval": "evaluation uses the precision of the training, `model.dtype`",

@@ -60,9 +60,14 @@ def training_arguments(recipe: Recipe, plan: Plan, checkpoints: Path) -> dict[st
         "disable_tqdm": True,
         "include_num_input_tokens_seen": "non_padding",
         "label_names": ["labels"],
+        "logging_nan_inf_filter": False,  # it would wait for the device in each step, see `showing_batches`
         "prediction_loss_only": not isinstance(recipe.objective, LabelObjective),
-        # The batches of a stream differ in length, so each process collates its own.
-        **({"accelerator_config": {"dispatch_batches": False}} if recipe.dataset.streaming else {}),
+        "accelerator_config": {
+            # From pinned memory, a batch is copied while the device computes.
+            "non_blocking": plan.device.value == "cuda",
+            # The batches of a stream differ in length, so each process collates its own.
+            **({"dispatch_batches": False} if recipe.dataset.streaming else {}),
+        },
         **_strategy(recipe, plan),
         **_best(recipe),
         "full_determinism": False,  # `deterministic` sets it, and takes it back

@@ -237,7 +237,7 @@ def _fit(
         _check_finished(run, recipe.distributed, trainer, stop)
         step = completion.complete(manifest, trainer)
     _check_stepped(trainer, observer, completion.ended)
-    metrics = {**manifest.metrics, **peak_memory()}
+    metrics = {**manifest.metrics, **peak_memory(), **trainer.padding()}
     leave_training(trainer)
     seal = _sealed(manifest, model, prepared, trainer)
     return _Fitted(manifest, model, trainer, suites, metrics, seal if rank.is_first else None, step, completion)
@@ -402,7 +402,7 @@ def ready_trainer(
             teacher,
         )
     if not recipe.distributed.shards:  # of which each process sees a part of the gradient
-        trainer.saw = bad.seen
+        trainer.watch = bad
     if (start := recipe.peft.start) and not starts.is_kept(run.start):
         observer.stage("initialising the adapter")
         with telling_memory_errors(*no_room_to_start(start)), telling_disk_errors(run.start):

@@ -1,8 +1,9 @@
 """Log-probabilities of labelled positions only.
 
-On CUDA and XPU devices, TRL's fused head projects only the positions with a label onto the vocabulary. Elsewhere it
-projects every position, prompts and padding too, and its backward pass projects them again, in float32. This module
-computes the same numbers from the labelled positions, projected once.
+TRL's fused head finds the labelled positions on the device, so that a GPU stands still until the host knows how many
+there are. On a CPU it projects every position onto the vocabulary, prompts and padding too, and its backward pass
+projects them again, in float32. This module computes the same numbers from positions that the host knows, projected
+once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.modules import is_rescaled
 from lora_ns.table import IGNORED
+from lora_ns.training.causal_attention import attention_without_mask
 
 if TYPE_CHECKING:
     import torch
@@ -24,19 +26,52 @@ POSITIONS_AT_ONCE = 1024
 """Positions projected at once; bounds the memory for logits of shape (positions, vocabulary)."""
 
 
+POSITIONS = "scored_positions"
+"""Key of a batch for the labelled positions, see `ScoredCollator`."""
+
+
 @dataclass(frozen=True)
 class Scores:
-    """The fields that `SFTTrainer` reads from a scored batch, each of shape (rows, positions), 0 without a label."""
+    """The scores of the labelled positions of a batch, each of shape (positions,)."""
 
     log_probs: torch.Tensor
     entropy: torch.Tensor
     is_top1: torch.Tensor
-    label_mask: torch.Tensor
-    aux_loss: None = None
+
+
+class ScoredCollator:
+    """A collator that adds the positions whose next token is in the loss, while the batch is on the host.
+
+    Only batches that are padded at the end of the rows get them. In those, no token before the padding attends to it,
+    so that a causal model needs no mask for it.
+    """
+
+    def __init__(self, collator: Callable[[Any], Any]) -> None:
+        self._collator = collator
+
+    def __call__(self, rows: Any) -> Any:
+        """Collate rows, with their labelled positions if they have labels."""
+        batch = self._collator(rows)
+        mask = batch.get("attention_mask")
+        if "labels" in batch and (mask is None or bool((mask[:, 1:] <= mask[:, :-1]).all())):
+            batch[POSITIONS] = labelled_positions(batch["labels"])
+        return batch
+
+
+def labelled_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Return the indices, into all positions of a batch, of those whose next token has a label.
+
+    Args:
+        labels: shape (rows, positions), `IGNORED` for positions without a label.
+    """
+    import torch
+
+    is_scored = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
+    return is_scored.flatten().nonzero()[:, 0]
 
 
 class AnswerScorer:
-    """A stand-in for the model in `SFTTrainer.compute_loss`, for a frozen linear head on the CPU."""
+    """Scores the labelled positions of a batch with a frozen linear head, on a CPU or a GPU."""
 
     def __init__(self, model: Any, accelerator: Accelerator) -> None:
         self._model = model
@@ -45,7 +80,7 @@ class AnswerScorer:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Test that the model is a backbone with a frozen linear head on the CPU, alone or wrapped by DDP."""
+        """Test that the model is a backbone with a frozen linear head, alone or wrapped by DDP."""
         import torch
         from peft import PeftModel
 
@@ -55,29 +90,32 @@ class AnswerScorer:
         base = adapted.get_base_model()
         head = base.get_output_embeddings()
         return (
-            base.device.type == "cpu"
+            base.device.type in ("cpu", "cuda")
             and type(head) is torch.nn.Linear
             and not any(parameter.requires_grad for parameter in head.parameters())
             and not is_rescaled(base)
             and (adapted is model or _keeps_few_logits(type(base).forward))
         )
 
-    def __call__(self, *, labels: torch.Tensor, fused_lm_head: bool, **inputs: Any) -> Scores:
+    def __call__(self, labels: torch.Tensor, positions: torch.Tensor, **inputs: Any) -> Scores:
         """Score a batch.
 
         Args:
             labels: shape (rows, positions), `IGNORED` for positions without a label.
-            fused_lm_head: an argument for TRL's own head, ignored.
+            positions: those whose next token has a label, see `labelled_positions`.
             inputs: the arguments of the backbone.
         """
-        del fused_lm_head
         with self._accelerator.autocast():
-            hidden = self._hidden(inputs)[:, :-1]
-            targets = labels[:, 1:]
-            mask = targets != IGNORED
-            scored = self._score(hidden[mask], targets[mask])
-        log_probs, entropy, is_top1 = (part.new_zeros(mask.shape).masked_scatter(mask, part) for part in scored)
-        return Scores(log_probs, entropy, is_top1, mask)
+            hidden = self._hidden(inputs)
+            scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
+            return Scores(*self._score(scored, labels.reshape(-1).index_select(0, positions + 1)))
+
+    def without_mask(self, *, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Scores:
+        """Score a batch whose rows are padded at their end; see `causal_attention`."""
+        if attention_mask is None:  # packed rows, whose positions say where each begins
+            return self(**inputs)
+        with attention_without_mask(self._base):
+            return self(**inputs)
 
     def _hidden(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """The hidden states before the head, of shape (rows, positions, width).
@@ -162,12 +200,13 @@ def scoring_function() -> Any:
 
         @staticmethod
         def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any) -> tuple[Any, Any, Any]:
-            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+            device, kind = hidden.device, hidden.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-            log_probs, entropy = torch.empty(len(hidden)), torch.empty(len(hidden))
-            top1 = torch.empty(len(hidden), dtype=torch.bool)
+            log_probs, entropy = (torch.empty(len(hidden), device=device) for _ in range(2))
+            top1 = torch.empty(len(hidden), dtype=torch.bool, device=device)
             gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(kind, enabled=False):
                 for start in range(0, len(hidden), POSITIONS_AT_ONCE):
                     part = slice(start, start + POSITIONS_AT_ONCE)
                     target = targets[part, None]

@@ -1,7 +1,8 @@
 """Steps without a finite gradient: they are skipped and recorded with their rows, and three in a row end the run.
 
 An optimizer step with one NaN in the gradient destroys every weight, because clipping divides by the norm, and the
-optimizer's moments keep it. In float16 the loss scaler skips such a step itself.
+optimizer's moments keep it. In float16 the loss scaler skips such a step itself. On a GPU a fused optimizer skips it
+while the host knows nothing of it yet, so that no step waits for the device.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.data.places import place_of, read_places
 from lora_ns.errors import Problem, RunError
+from lora_ns.training.later import Later
+from lora_ns.training.learning import LOOKED_AT
 
 if TYPE_CHECKING:
     import datasets
@@ -41,11 +44,49 @@ class BadSteps:
     skipped: set[int] = field(default_factory=set)
     batches: list[tuple[Any, Tensor]] = field(default_factory=list)
     """Inputs and loss of each micro-batch since the last optimizer step."""
+    norm: Tensor | None = None
+    """Norm of the gradient of the coming optimizer step."""
+    sent: Later[tuple[int, list[tuple[Any, Tensor]]]] = field(default_factory=Later)
+    """Step and micro-batches of each norm that is on its way to the host."""
     in_a_row: int = 0
+    steps: int = 0
+    """Steps of this process."""
 
     def seen(self, inputs: Any, loss: Tensor) -> None:
         """Remember a micro-batch until the optimizer step that it belongs to."""
         self.batches.append((inputs, loss))
+
+    def measured(self, norm: Tensor) -> None:
+        """Remember the norm of the gradient that the coming optimizer step uses."""
+        self.norm = norm
+
+    def sends(self, step: int, batches: list[tuple[Any, Tensor]], norm: Tensor) -> bool:
+        """Send the norm of a step's gradient to the host; returns whether the host need not wait for it.
+
+        It waits in the first steps, which are looked at closely anyway, see `learning_watch`.
+        """
+        self.sent.send((step, batches), norm)
+        self.steps += 1
+        return self.sent.is_late(norm) and self.steps > LOOKED_AT
+
+    def found(self, wait: bool) -> Iterator[tuple[int, list[tuple[Any, Tensor]]]]:
+        """Yield the steps that turned out to be bad since the last call, with their micro-batches.
+
+        Args:
+            wait: whether to wait for the norms that have not arrived yet.
+        """
+        for (step, batches), norm in self.sent.arrived(wait):
+            if math.isfinite(float(norm.numpy(force=True))):
+                self.in_a_row = 0
+                continue
+            self.skipped.add(step)
+            self.in_a_row += 1
+            yield step, batches
+
+    def leave_out(self, step: int, optimizer: Any) -> None:
+        """Make an optimizer skip a step that is known to be bad: it leaves parameters without gradient as they are."""
+        if step in self.skipped:
+            optimizer.zero_grad(set_to_none=True)
 
     def check(self) -> None:
         """Check that the run did not end because of such steps. Raises `RunError`."""
@@ -60,19 +101,31 @@ class BadSteps:
 
 @functools.cache
 def showing_batches(trainer_class: Any) -> Any:
-    """A trainer class that shows `saw`, if it has one, each micro-batch with its loss."""
+    """A trainer class that shows `watch`, if it has one, each micro-batch with its loss, and each gradient's norm.
+
+    A loss that is not finite counts as the mean of those since the last logged step, as with transformers'
+    `logging_nan_inf_filter`, which would wait for the device in each step.
+    """
 
     class ShowingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
         """See `showing_batches`."""
 
-        saw: Callable[[Any, Tensor], None] | None = None
+        watch: BadSteps | None = None
 
         def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
             """Train on a micro-batch."""
             loss = super().training_step(model, inputs, *rest, **more)
-            if self.saw is not None:
-                self.saw(inputs, loss)
-            return loss
+            if self.watch is not None:
+                self.watch.seen(inputs, loss)
+            usual = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
+            return loss.where(loss.isfinite(), usual)
+
+        def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+            """The norm of the gradient."""
+            norm = super()._get_grad_norm(model, grad_norm)
+            if self.watch is not None:
+                self.watch.measured(norm)
+            return norm
 
     return ShowingTrainer
 
@@ -93,46 +146,74 @@ def skipping_bad_steps(
     """
     from transformers import TrainerCallback
 
+    look = functools.partial(_report, bad, rows, tokenizer, warn)
+
     class SkippingBadSteps(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """See `skipping_bad_steps`."""
 
-        def on_pre_optimizer_step(self, args: Any, state: Any, _control: Any, *, model: Any, **more: Any) -> None:
+        def on_pre_optimizer_step(self, args: Any, state: Any, _control: Any, *, optimizer: Any, **_: Any) -> None:
             batches, bad.batches = bad.batches, []
-            if args.fp16 or not batches or _is_finite(model, gradients=True):
-                bad.in_a_row = 0
+            norm, bad.norm = bad.norm, None
+            if args.fp16 or norm is None:
                 return
-            step = state.global_step + 1
-            more["optimizer"].zero_grad(set_to_none=True)  # a parameter without gradient is left as it is
-            bad.skipped.add(step)
-            bad.in_a_row += 1
-            _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
-            warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
+            skips_itself = bad.sends(state.global_step + 1, batches, norm) and _tell_optimizer(optimizer, norm)
+            look(wait=not skips_itself)
+            if not skips_itself:
+                bad.leave_out(state.global_step + 1, optimizer)
+
+        def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, *, optimizer: Any, **_: Any) -> None:
+            _tell_optimizer(optimizer, None)
 
         def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+            look(wait=True)
             bad.check()
 
         def on_step_end(self, _args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+            look(wait=any((control.should_log, control.should_save, control.should_evaluate)))
             if bad.in_a_row >= MOST_BAD_STEPS:
                 control.should_save = control.should_training_stop = True
-            if control.should_save and not _is_finite(model):
-                what = f"step {state.global_step}: the weights are not finite, so they are not saved"
-                raise RunError(Problem("", what, "lower `training.learning_rate`; the last checkpoint is kept"))
+            if control.should_save:
+                _check_finite(model, state.global_step)
 
     return SkippingBadSteps()
 
 
-def _is_finite(model: nn.Module, gradients: bool = False) -> bool:
-    """Whether all trainable weights, or their gradients, are finite."""
+def _report(
+    bad: BadSteps,
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    warn: Callable[[str], None],
+    wait: bool,
+) -> None:
+    """Record and report the bad steps among those whose norms have arrived."""
+    for step, batches in bad.found(wait):
+        _record(bad, step, _rows_of(batches, rows, tokenizer, bad.places))
+        warn(f"step {step} is skipped, because its gradient is not finite; its rows are in {bad.file.name}")
+
+
+def _tell_optimizer(optimizer: Any, norm: Tensor | None) -> bool:
+    """Let a fused optimizer skip the coming step if the norm is not finite; returns whether it can.
+
+    This is how a loss scaler tells it (`torch.amp.GradScaler`). Without a norm, the optimizer is as it was before.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    if not inner.defaults.get("fused"):
+        return False
+    if norm is None:
+        vars(inner).pop("found_inf", None)
+    else:
+        inner.found_inf = (~norm.isfinite()).float()
+    return True
+
+
+def _check_finite(model: nn.Module, step: int) -> None:
+    """Check that all trainable weights are finite. Raises `RunError`."""
     import torch
 
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    values = [parameter.grad for parameter in trained if parameter.grad is not None] if gradients else trained
-    if not values:
-        return True
-    norms = torch.stack([value.detach().float().norm().to("cpu", non_blocking=True) for value in values])
-    if any(value.is_cuda for value in values):
-        torch.cuda.synchronize()
-    return bool(norms.isfinite().all())
+    trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+    if not bool(torch.nn.utils.get_total_norm(trained).isfinite()):
+        what = f"step {step}: the weights are not finite, so they are not saved"
+        raise RunError(Problem("", what, "lower `training.learning_rate`; the last checkpoint is kept"))
 
 
 def _record(bad: BadSteps, step: int, rows: Sequence[Mapping[str, Any]]) -> None:

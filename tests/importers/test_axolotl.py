@@ -106,8 +106,8 @@ def test_a_key_becomes_one_of_the_recipe(translate, text, key, value):
 OTHERWISE = [
     ("bf16: auto", "default"),
     ("lora_dropout: 0", "default"),
-    ("optimizer: adamw_torch", "default"),
-    ("optimizer: adamw_hf", "default"),
+    ("optimizer: adamw_torch_fused", "default"),
+    ("optimizer: adamw_apex_fused", "default"),
     ("lr_scheduler: cosine", "default"),
     ("train_on_inputs: false", "default"),
     ("val_set_size: 0.0", "default"),
@@ -283,7 +283,6 @@ def test_defaults_that_differ_are_written_out(translate):
     assert filled == {
         "training.output_dir": "./model-out",
         "training.global_batch_size": 1,
-        "training.optim": "adamw_torch_fused",
         "training.warmup_ratio": 0.03,
         "training.num_train_epochs": 1,
         "training.save_total_limit": 4,

@@ -146,7 +146,7 @@ OTHERWISE = [
     ("train_on_prompt: false", "default"),
     ("val_size: 0.0", "default"),
     ("report_to: none", "default"),
-    ("optim: adamw_torch", "default"),
+    ("optim: adamw_torch_fused", "default"),
     ("resize_vocab: true", "default"),
     ("warmup_steps: 0\nwarmup_ratio: 0.1", "unused"),
     ("warmup_ratio: 0.1\nwarmup_steps: 20", "unused"),

@@ -122,7 +122,6 @@ def test_defaults_that_differ_are_written_out(translate):
         "sft.on_overflow": "drop",
         "training.group_by_length": False,
         "training.global_batch_size": 16,
-        "training.optim": "adamw_torch_fused",
         "training.warmup_ratio": 0.0,
         "training.num_train_epochs": 3,
         "training.learning_rate": 1e-4,

@@ -218,7 +218,6 @@ def test_defaults_that_differ_are_written_out(translate):
         "quantization.bnb_4bit_use_double_quant": False,
         "sft.train_on": "all",
         "training.global_batch_size": 8,
-        "training.optim": "adamw_torch_fused",
         "training.lr_scheduler_type": "linear",
         "training.warmup_ratio": 0.0,
         "training.num_train_epochs": 3,

@@ -29,7 +29,7 @@ MAPPED = [
     ("training__max_steps", 60, "training.max_steps", 60),
     ("training__save_steps", 20, "training.save_steps", 20),
     ("training__max_seq_length", 512, "sft.max_seq_length", 512),
-    ("training__optim", "adamw_torch_fused", "training.optim", "adamw_torch_fused"),
+    ("training__optim", "adamw_torch", "training.optim", "adamw_torch"),
     ("training__warmup_ratio", 0.1, "training.warmup_ratio", 0.1),
     ("training__packing", True, "sft.packing", True),
     ("training__random_seed", 7, "training.seed", 7),

@@ -17,6 +17,13 @@ def recorded(run):
     return [json.loads(line) for line in run.bad_batch.read_text().splitlines()]
 
 
+def timeless(run):
+    """The logged rows without what depends on the machine."""
+    machine = ("runtime", "per_second", "memory")
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{name: row[name] for name in row if not any(part in name for part in machine)} for row in rows]
+
+
 def is_finite(folder):
     from safetensors.torch import load_file
 
@@ -36,6 +43,22 @@ def test_a_bad_step_is_skipped_and_the_run_finishes(tmp_path):
     assert len(found) == 8
     assert all(1 <= row["row"] <= 64 and row["text"] for row in found)
     assert all(row["where"] == f"train.jsonl:{row['row']}" for row in found)
+
+
+def test_a_device_that_is_ahead_of_the_host_skips_the_same_steps(tmp_path, monkeypatch):
+    """On a GPU, nothing waits for the norm of a gradient, so the host learns of a bad step later."""
+    from late import LateByTwo
+
+    overrides = ("training.logging_steps=4", "training.max_steps=12", "training.save_steps=12")
+    (tmp_path / "now").mkdir()
+    (tmp_path / "late").mkdir()
+    now = run_recipe(tmp_path / "now", RECIPE, *overrides, observer=Poisoner(2, 7, 8, 11))
+    monkeypatch.setattr("lora_ns.training.later.Later.is_late", staticmethod(LateByTwo.is_late))
+    monkeypatch.setattr("lora_ns.training.later.Later._copied", LateByTwo._copied)
+    late = run_recipe(tmp_path / "late", RECIPE, *overrides, observer=Poisoner(2, 7, 8, 11))
+    assert recorded(late) == recorded(now)
+    assert (late.adapter / WEIGHTS).read_bytes() == (now.adapter / WEIGHTS).read_bytes()
+    assert timeless(late) == timeless(now)
 
 
 def test_three_in_a_row_end_the_run_with_the_weights_before_them(tmp_path):

@@ -52,7 +52,6 @@ TAKEN = {
     "log_level": (("'loud'", "1"), ("'info'",), ()),
     "log_level_replica": (("'loud'", "1"), ("'info'",), ()),
     "log_on_each_node": (NOT_BOOL, ("false",), ()),
-    "logging_nan_inf_filter": (NOT_BOOL, ("false",), ()),
     "lr_scheduler_kwargs": (("'x'", "{cycles=2}", "1"), ("{num_cycles=0.5}",), ()),
     "optim_args": (("'lr'", "'nope=1'", "1"), ("'alpha=0.9'",), ("training.optim=rmsprop",)),
     "save_only_model": (("true", "'x'"), ("false",), ()),

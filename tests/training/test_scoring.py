@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
+import transformers
+from architectures import CAUSAL
 from trl.trainer.utils import add_fused_lm_head
 
 from lora_ns.methods import METHODS
@@ -15,7 +17,16 @@ from lora_ns.model.adapter import add_adapter
 from lora_ns.model.files import find_base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.table import IGNORED
-from lora_ns.training.scoring import POSITIONS_AT_ONCE, AnswerScorer, HeadScorer, scoring_function
+from lora_ns.training.causal_attention import attends_to_whole_rows, attention_without_mask
+from lora_ns.training.scoring import (
+    POSITIONS,
+    POSITIONS_AT_ONCE,
+    AnswerScorer,
+    HeadScorer,
+    ScoredCollator,
+    labelled_positions,
+    scoring_function,
+)
 
 PLAIN = SimpleNamespace(autocast=contextlib.nullcontext)
 HALF = SimpleNamespace(autocast=lambda: torch.autocast("cpu", torch.bfloat16))
@@ -48,6 +59,11 @@ def batch(rows=3, length=20):
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+def scored(scorer, model, accelerator, rows):
+    """The scores of a batch."""
+    return scorer(model, accelerator)(positions=labelled_positions(rows["labels"]), use_cache=False, **rows)
+
+
 def gradients(model, loss):
     model.zero_grad()
     loss.backward()
@@ -61,11 +77,10 @@ def test_scores_and_gradients_are_those_of_all_positions(base, method, accelerat
     with accelerator.autocast():
         expected = model(**batch(), fused_lm_head=True)
     wanted = gradients(model, -expected.log_probs.sum())
-    got = AnswerScorer(model, accelerator)(**batch(), fused_lm_head=True, use_cache=False)
-    assert torch.equal(got.label_mask, expected.label_mask)
-    assert torch.allclose(got.log_probs, expected.log_probs, atol=10 * tolerance)
-    assert torch.allclose(got.entropy, expected.entropy.detach(), atol=10 * tolerance)
-    assert (got.is_top1 == expected.is_top1).float().mean() > 0.95
+    got, mask = scored(AnswerScorer, model, accelerator, batch()), expected.label_mask
+    assert torch.allclose(got.log_probs, expected.log_probs[mask], atol=10 * tolerance)
+    assert torch.allclose(got.entropy, expected.entropy.detach()[mask], atol=10 * tolerance)
+    assert (got.is_top1 == expected.is_top1[mask]).float().mean() > 0.95
     for name, gradient in gradients(model, -got.log_probs.sum()).items():
         assert (gradient - wanted[name]).norm() <= tolerance * wanted[name].norm(), name
 
@@ -89,13 +104,13 @@ ROWS = {"trainable_token_indices": (5, 6)}
 )
 def test_ddp_sees_every_gradient_of_the_scored_positions(one_of_one, base, scorer, method, settings):
     model = adapted(base, method, **settings)
-    expected = scorer(model, PLAIN)(**batch(), fused_lm_head=True, use_cache=False)
+    expected = scored(scorer, model, PLAIN, batch())
     wanted = gradients(model, -expected.log_probs.sum())
     shared = torch.nn.parallel.DistributedDataParallel(model)
     seen = []
     shared.register_comm_hook(None, lambda _, bucket: _seen(bucket, seen))
     assert scorer.fits(shared)
-    got = scorer(shared, PLAIN)(**batch(), fused_lm_head=True, use_cache=False)
+    got = scored(scorer, shared, PLAIN, batch())
     assert torch.allclose(got.log_probs, expected.log_probs, atol=1e-6)
     for name, gradient in gradients(model, -got.log_probs.sum()).items():
         assert torch.allclose(gradient, wanted[name], atol=1e-6), name
@@ -133,9 +148,21 @@ def test_a_batch_without_a_label_teaches_nothing(base, scorer, settings):
     model = adapted(base, **settings)
     empty = batch()
     empty["labels"] = torch.full_like(empty["labels"], IGNORED)
-    scores = scorer(model, PLAIN)(**empty, fused_lm_head=True, use_cache=False)
-    assert not scores.label_mask.any()
+    scores = scored(scorer, model, PLAIN, empty)
+    assert not len(scores.log_probs)
     assert all(not gradient.any() for gradient in gradients(model, scores.log_probs.sum()).values())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 6)])
+def test_the_positions_on_the_host_are_those_of_the_mask(shape):
+    labels = torch.randint(0, 3, shape, generator=torch.Generator().manual_seed(4)) - 1
+    labels[labels < 0] = IGNORED
+    mask = labels[:, 1:] != IGNORED
+    hidden = torch.rand(*shape, 2)
+    collated = ScoredCollator(lambda rows: rows)({"labels": labels})
+    assert torch.equal(hidden.flatten(0, 1)[collated[POSITIONS]], hidden[:, :-1][mask])
+    assert torch.equal(labels.flatten()[collated[POSITIONS] + 1], labels[:, 1:][mask])
+    assert ScoredCollator(lambda rows: rows)({"input_ids": labels}).keys() == {"input_ids"}
 
 
 def test_what_is_not_a_backbone_and_a_frozen_head_is_left_to_trl(base):
@@ -148,3 +175,38 @@ def test_what_is_not_a_backbone_and_a_frozen_head_is_left_to_trl(base):
     del model.get_base_model().config.logits_scaling
     model.get_base_model().lm_head.requires_grad_(True)
     assert not AnswerScorer.fits(model)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_causal_model_needs_no_mask_for_padding_at_the_end(name):
+    torch.manual_seed(5)
+    config = CAUSAL[name].config(**{"vocab_size": 64, "pad_token_id": 0, **CAUSAL[name].sizes})
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=CAUSAL[name].attention).eval()
+    ids = torch.randint(5, 60, (3, 20))
+    mask = torch.ones_like(ids)
+    mask[0, 12:] = mask[1, 17:] = 0
+    before, sees_all = model.config._attn_implementation, attends_to_whole_rows(model)
+    with torch.no_grad():
+        masked = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with attention_without_mask(model):
+            assert (model.config._attn_implementation != before) == sees_all
+            bare = model(input_ids=ids, use_cache=False).logits
+    assert torch.allclose(masked[mask.bool()], bare[mask.bool()], atol=1e-6)
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_models_whose_layers_see_whole_rows_are_known(name):
+    config = CAUSAL[name].config(**{"vocab_size": 64, "pad_token_id": 0, **CAUSAL[name].sizes})
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    assert attends_to_whole_rows(model)
+    if name == "qwen2":
+        config.layer_types = ["sliding_attention"] * 2
+        assert not attends_to_whole_rows(model)
+
+
+def test_rows_that_are_padded_in_front_keep_their_mask():
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    rows = {"input_ids": mask, "attention_mask": mask, "labels": mask}
+    assert POSITIONS not in ScoredCollator(dict)(rows)
+    assert POSITIONS in ScoredCollator(dict)({**rows, "attention_mask": mask.flip(1)})

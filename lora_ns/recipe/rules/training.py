@@ -84,11 +84,11 @@ def optimizer_is_known(recipe: Recipe) -> Conflict | None:
     if found is None:
         known = [name for name, row in OPTIMIZERS.items() if not row.refused]
         advice = Adviser({}).on_value("training.optim", optim)
-        hint = advice or did_you_mean(optim, known) or 'such as "adamw_torch" or "paged_adamw_8bit"'
+        hint = advice or did_you_mean(optim, known) or 'such as "adamw_torch_fused" or "paged_adamw_8bit"'
         return Conflict(("training.optim",), f'there is no optimizer "{optim}"', hint)
     if found.refused:
         what = f'"{optim}" does not train an adapter: {found.refused}'
-        return Conflict(("training.optim",), what, 'write "adamw_torch", or "paged_adamw_8bit" to save memory')
+        return Conflict(("training.optim",), what, 'write "adamw_torch_fused", or "paged_adamw_8bit" to save memory')
     return None
 
 

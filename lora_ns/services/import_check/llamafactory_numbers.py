@@ -51,7 +51,7 @@ def llamafactory_numbers(source: Source, gpus: int, rows: int | None) -> Numbers
             "packing": packs,
             "precision": _precision(source),
             "quantization": f"bnb-{bits}bit" if bits else "none",
-            "optimizer": str(source.get("optim") or "adamw_torch"),
+            "optimizer": str(source.get("optim") or "adamw_torch_fused"),
             "weight decay": _number(source, "weight_decay", 0.0),
             "gradient clipping": _number(source, "max_grad_norm", 1.0),
             "loss on": _loss(source),

@@ -1,0 +1,55 @@
+"""Causal attention without a mask, for rows that are padded at their end.
+
+With a mask, attention takes a slower kernel. With or without one, transformers looks at each batch to learn whether it
+needs a mask, and a GPU stands still until the host knows (`masking_utils`). It makes no mask for an attention that it
+does not know, so this module registers scaled dot-product attention under a name of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+NAME = "sdpa_without_mask"
+
+
+@contextlib.contextmanager
+def attention_without_mask(model: Any) -> Iterator[None]:
+    """Let a causal model attend without masks, if all its layers attend to the whole row.
+
+    Its rows must not be packed, nor padded in front.
+    """
+    config = model.config
+    if not attends_to_whole_rows(model):
+        yield
+        return
+    _register()
+    config._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = "sdpa"
+
+
+def attends_to_whole_rows(model: Any) -> bool:
+    """Test that all layers of a model use scaled dot-product attention over all earlier positions."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    has_window = getattr(config, "sliding_window", None) is not None and not getattr(config, "layer_types", None)
+    return (
+        config._attn_implementation == "sdpa"
+        and config.get_text_config() is config
+        and kinds == {"full_attention"}
+        and not has_window
+        and getattr(config, "attention_chunk_size", None) is None
+        and type(model)._can_set_attn_implementation()
+    )
+
+
+def _register() -> None:
+    from transformers import AttentionInterface
+
+    known = AttentionInterface()
+    if NAME not in known:
+        AttentionInterface.register(NAME, known["sdpa"])
