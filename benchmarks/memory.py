@@ -116,7 +116,7 @@ def write_rows(case: Case, base: Path, file: Path) -> None:
     tokenizer.no_truncation()
     each = len(tokenizer.encode(" " + " ".join(WORDS), add_special_tokens=False).ids) / len(WORDS)
     length = case.length // 4 if case.packing else case.length
-    count = max(4, int((length - (6 if case.model == "minilm" else min(CHAT_TOKENS, length // 2))) / each))
+    count = max(4, int((length - (6 if case.model == "minilm" else min(CHAT_TOKENS, length * 3 // 4))) / each))
     words = (WORDS * (count // len(WORDS) + 1))[:count]
     draw = random.Random(0)
     with file.open("w", encoding="utf-8") as stream:
@@ -173,7 +173,7 @@ def measure(case: Case, base: str, threads: str | None) -> Result:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise SystemExit(f"{case}: {(folder / 'log').read_text()[-2000:]}")
+            raise RuntimeError(f"{case}: {(folder / 'log').read_text()[-2000:]}")
         manifest = json.loads((folder / "run/manifest.json").read_text())
         result = Result(case, usage.ru_maxrss * 1024, manifest["plan"]["memory_bytes"]["value"])
         result.longest = longest_row(folder / "run")
@@ -249,7 +249,11 @@ def main() -> None:
     number, parts = map(int, given.part.split("/"))
     for case in [] if given.again else list(cases())[number::parts]:
         if case not in results and bases[case.model]:
-            results[case] = measure(case, bases[case.model], given.threads)
+            try:
+                results[case] = measure(case, bases[case.model], given.threads)
+            except RuntimeError as error:
+                print(error, file=sys.stderr)
+                continue
             print(f"{case.model} {case.batch} x {case.length} {case.name}: {results[case].error:+.1%}", file=sys.stderr)
             given.json.write_text(json.dumps([asdict(result) for result in results.values()], indent=1))
     for result in results.values():
