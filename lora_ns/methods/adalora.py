@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.methods.base import Factors, InputDropout, LayeredMethod
 from lora_ns.methods.capabilities import GRADIENTS_ARE_DIVIDED, Capabilities
+from lora_ns.methods.tensors import Layer, Shape, two_factors
 from lora_ns.table import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Refusal
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class AdaLora(LayeredMethod):
     def factors(self) -> Factors:
         """The factors before any reduction."""
         return Factors("init_r", self.init_r)
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two factors and the singular values between them."""
+        return [*two_factors(layer, self.init_r), (self.init_r, 1)]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The number of ranks that are left."""
+        return 4
 
     def run_kwargs(self, steps: int, folder: str, gguf_file: str | None) -> dict[str, Any]:
         """The rank schedule for a number of steps.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field
 
 from lora_ns.methods.capabilities import Capabilities
+from lora_ns.methods.tensors import Adapted, Layer, Shape, count, fitting_divisor
 from lora_ns.table import Conflict, Extra, Fraction, Name, NonNegativeInt, PositiveFloat, PositiveInt, Refusal, Table
 
 if TYPE_CHECKING:
@@ -130,6 +131,13 @@ class Rest:
     """True if the recipe sets `training.optim`."""
 
 
+_RESIZING = frozenset(
+    {"boft_block_num", "config_A_B", "config_C", "config_D_E", "layer_replication", "lora_bias", "prefix_projection"}
+    | {"proportional_parameters", "psoft_mag_a", "psoft_mag_b", "r", "target_modules_bd_a", "use_bdlora", "use_qalora"}
+)
+"""Fields of PEFT configurations without a key of their own that change the size of an adapter."""
+
+
 OwnRule = Callable[[Any, Rest], Conflict | None]
 """A rule between the keys of a method, or between them and the rest of a recipe."""
 
@@ -223,15 +231,57 @@ class PeftMethod(Table):
         """A copy with another rank and scale, if a recipe can leave them open."""
         return self
 
-    def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
-        """Number of parameters of the adapter; None if the shapes do not determine it.
+    def targets_in(self, family: str) -> Literal["all-linear"] | ModuleNames | None:
+        """Layers that it adapts in a model family; None if that is unknown without the model.
 
         Args:
-            shapes: shapes of the adapted weights.
-            hidden_size: hidden size of the base.
-            layers: number of layers of the base.
+            family: `model_type` of the base.
         """
+        return self.targets
+
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of its trained tensors; None if the layers do not determine them.
+
+        Args:
+            adapted: layers that it adapts, and sizes of the base.
+        """
+        found = list[Shape]()
+        for layer in adapted.layers:
+            if (of_layer := self.trained_in(layer)) is None:
+                return None
+            found += of_layer
+        return found
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of the trained tensors of a layer, for methods that share none; None if unknown."""
         return None
+
+    def frozen_bytes(self, adapted: Adapted) -> int:
+        """Bytes that it holds besides trained tensors, such as random projections."""
+        return sum(self.frozen_bytes_in(layer) for layer in adapted.layers)
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """Bytes that it holds for a layer besides trained tensors."""
+        return 0
+
+    def count_parameters(self, adapted: Adapted) -> int | None:
+        """Number of its trained parameters; None if the layers do not determine it, or `extra` may change it.
+
+        Args:
+            adapted: layers that it adapts, and sizes of the base.
+        """
+        shapes = None if _RESIZING.intersection(self.extra) else self.trained_tensors(adapted)
+        return None if shapes is None else count(shapes) or None
+
+    def fitting(self, adapted: Adapted, value: int | None) -> int | None:
+        """The value of its key that must divide the sides of layers, as it is chosen for a model.
+
+        Args:
+            adapted: layers that it adapts.
+            value: the recipe's; None to choose one.
+        """
+        (divisor,) = self.divisors
+        return fitting_divisor(adapted.sides(divisor.sides), divisor, value)
 
     # Initialisation
 

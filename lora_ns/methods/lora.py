@@ -23,6 +23,7 @@ from lora_ns.methods.base import (
     TokenRows,
 )
 from lora_ns.methods.capabilities import Capabilities
+from lora_ns.methods.tensors import Layer, Shape, two_factors
 from lora_ns.table import (
     Conflict,
     NonNegativeFloat,
@@ -317,10 +318,18 @@ class Lora(LayeredMethod):
         """A copy with another rank and scale."""
         return self.model_copy(update={"lora_r": rank, "lora_alpha": alpha})
 
-    def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
-        """The size of two factors for each weight, plus KaSA's singular values."""
-        of_each = 1 if self.use_kasa else 0
-        return sum(self.lora_r * (rows + columns + of_each) for rows, columns in shapes) or None
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two factors (one if the other is frozen), with norms or singular values."""
+        rank = self.rank_of(layer.name)
+        factors = two_factors(layer, rank)
+        more: list[Shape] = [(layer.outputs,)] if self.use_dora else [(rank,)] if self.use_kasa else []
+        trained = factors[:1] if self.init_lora_weights == "mica" else factors[1:] if self.use_lora_fa else factors
+        return [*trained, *more]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The factor that is not trained: the second with MiCA, the first with LoRA-FA."""
+        side = layer.outputs if self.init_lora_weights == "mica" else layer.inputs if self.use_lora_fa else 0
+        return 4 * self.rank_of(layer.name) * layer.count * side
 
     @property
     def start(self) -> Start | None:

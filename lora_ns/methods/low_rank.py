@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, ClassVar, Literal
 
 from lora_ns.methods.base import (
@@ -16,6 +17,7 @@ from lora_ns.methods.base import (
     TargetedMethod,
 )
 from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, Capabilities
+from lora_ns.methods.tensors import Adapted, Layer, Shape, balanced_factors, two_factors
 from lora_ns.table import Fraction, Name, NonNegativeInt, PositiveInt
 
 
@@ -38,6 +40,10 @@ class LoHa(LayeredMethod):
     rank_dropout: Fraction = 0.0
     """Dropout on the rank."""
     module_dropout: AdapterDropout = 0.0
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two pairs of factors."""
+        return 2 * two_factors(layer, self.r)
 
 
 class LoKr(LayeredMethod):
@@ -64,6 +70,21 @@ class LoKr(LayeredMethod):
     decompose_factor: int = -1
     """Size of the smaller factor; -1 for the square root of the layer's size."""
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of the two factors of a Kronecker product, each of which may be a product of two itself."""
+        (first, second), (third, fourth) = (
+            balanced_factors(size, self.decompose_factor) for size in (layer.outputs, layer.inputs)
+        )
+        return [
+            *self._factor(first, third, self.decompose_both),
+            *self._factor(second, fourth, True),
+        ]
+
+    def _factor(self, rows: int, columns: int, may_divide: bool) -> list[Shape]:
+        if may_divide and self.r < max(rows, columns) / 2:
+            return [(rows, self.r), (self.r, columns)]
+        return [(rows, columns)]
+
 
 class HiRa(LayeredMethod):
     """A low-rank matrix multiplied elementwise with the base weights, which gives an update of full rank."""
@@ -81,6 +102,10 @@ class HiRa(LayeredMethod):
     """HiRA."""
     r: Rank = 32
     hira_dropout: InputDropout = 0.0
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two factors."""
+        return two_factors(layer, self.r)
 
 
 class GraLora(LayeredMethod):
@@ -107,6 +132,16 @@ class GraLora(LayeredMethod):
     """Number of blocks along each side of a layer."""
     gralora_dropout: InputDropout = 0.0
 
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of the factors of each block of a layer, and of LoRA's for `hybrid_r`."""
+        parts, found = self.fitting(adapted, self.gralora_k), list[Shape]()
+        if parts is None:
+            return None
+        for layer in adapted.layers:
+            found += [(parts, layer.inputs // parts, self.r), (parts, self.r, layer.outputs // parts)]
+            found += two_factors(layer, self.hybrid_r) if self.hybrid_r else []
+        return found
+
 
 class DeLora(LayeredMethod):
     """LoRA with a bounded distance from the base: direction and strength are learned separately."""
@@ -127,6 +162,14 @@ class DeLora(LayeredMethod):
     delora_lambda: PositiveInt = 15
     """Initial bound of the update."""
     module_dropout: AdapterDropout = 0.0
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two factors and a scale."""
+        return [*two_factors(layer, self.r), (1,)]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The norms of the columns of the weight."""
+        return 4 * layer.inputs
 
 
 class Miss(LayeredMethod):
@@ -158,6 +201,15 @@ class Miss(LayeredMethod):
         chosen = True if self.init_weights == "balance" else self.init_weights
         return {**super().to_kwargs(), "init_weights": chosen, **self.extra}
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shape of the one block of a layer."""
+        shapes: dict[str, Shape] = {
+            "balance": (self.r, layer.outputs),
+            "bat": (layer.outputs // self.r, self.r, self.r),
+            "mini": (self.r, self.mini_r),
+        }
+        return [shapes[self.init_weights]]
+
 
 class Lily(LayeredMethod):
     """LoRA with second factors that all layers share and a router mixes."""
@@ -187,6 +239,19 @@ class Lily(LayeredMethod):
     """Number of second factors, which all layers share."""
     scaling: Scale = 1.0
 
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of a router for each layer, and of factors that layers of one name and shape share."""
+        found, groups = list[Shape](), Counter[tuple[str, int, int]]()
+        for layer in adapted.layers:
+            key = (layer.target, layer.inputs, layer.outputs)
+            if groups[key] == 0:
+                found.append((self.num_B * self.r, layer.outputs))
+            if groups[key] % self.stride_A == 0:
+                found.append((self.r, layer.inputs))
+            groups[key] += 1
+            found.append((self.num_B, self.r))
+        return found
+
 
 class Peanut(LayeredMethod):
     """A small network that computes the update from the base weights."""
@@ -206,6 +271,11 @@ class Peanut(LayeredMethod):
     """Activation function of the network."""
     scaling: Scale = 1.0
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of a network from the outputs to the outputs."""
+        inner: list[Shape] = [(self.r, self.r)] * (2 * self.depth)
+        return [(self.r, layer.outputs), *inner, (layer.outputs, self.r)]
+
 
 class Glora(TargetedMethod):
     """Scales and shifts of weights and biases in addition to a low-rank update."""
@@ -219,6 +289,15 @@ class Glora(TargetedMethod):
     """GLoRA."""
     r: PositiveInt = 8
     """Rank of the low-rank parts."""
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two updates of the weight, and for a layer with a bias of its three changes."""
+        of_bias: list[Shape] = [(layer.inputs, self.r), (self.r, 1), (1,), (1,)]
+        return 2 * two_factors(layer, self.r) + (of_bias if layer.has_bias else [])
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """Zeros in place of the changes of an absent bias."""
+        return 0 if layer.has_bias else 4 * (layer.inputs + 2 * layer.outputs)
 
 
 class Deft(LayeredMethod):
@@ -241,6 +320,10 @@ class Deft(LayeredMethod):
     """Only remove the subspace, without a learned one in its place."""
     deft_dropout: InputDropout = 0.0
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two factors, or of one if `para` is set."""
+        return [(layer.outputs, self.r)] if self.para else two_factors(layer, self.r)
+
 
 class Osf(TargetedMethod):
     """Trains the smaller singular directions of the weights themselves and freezes the larger ones."""
@@ -256,3 +339,20 @@ class Osf(TargetedMethod):
     """OSF."""
     effective_rank: PositiveInt | Fraction | None = None
     """Frozen directions, as a number or a fraction; default: half of them."""
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of the trained part of the singular value decomposition."""
+        rank = self._rank_in(layer)
+        return [(layer.outputs, rank), (rank,), (rank, layer.inputs)]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The initial values of the trained part, and the other directions of the longer side."""
+        smaller, larger = sorted((layer.inputs, layer.outputs))
+        rank = self._rank_in(layer)
+        others = larger * (smaller - rank) if smaller != larger else 0
+        return 4 * (rank * (layer.inputs + layer.outputs + 1) + others)
+
+    def _rank_in(self, layer: Layer) -> int:
+        least = min(layer.inputs, layer.outputs)
+        kept = least // 2 if self.effective_rank is None else self.effective_rank
+        return least - (int(kept * least) if 0 < kept < 1 else min(int(kept), least))

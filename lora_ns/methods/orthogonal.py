@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from lora_ns.methods.base import PACKED_WEIGHTS, Divisor, InputDropout, LayeredMethod, TargetedMethod
 from lora_ns.methods.capabilities import Capabilities
+from lora_ns.methods.tensors import Adapted, Layer, Shape
 from lora_ns.table import Fraction, PositiveInt
 
 
@@ -35,6 +36,18 @@ class Oft(LayeredMethod):
     use_cayley_neumann: bool = True
     """Approximate the matrix inverse by a series, which is faster."""
 
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of the upper triangles of the blocks of each layer's rotation."""
+        side = self.fitting(adapted, self.oft_block_size)
+        if side is None:
+            return None
+        triangle = side * (side - 1) // 2
+        return [(1 if self.block_share else layer.inputs // side, triangle) for layer in adapted.layers]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The indices of a block's upper triangle."""
+        return 8 * self.oft_block_size * (self.oft_block_size - 1)
+
 
 class Boft(LayeredMethod):
     """OFT with rotations factorised into butterfly matrices."""
@@ -54,6 +67,19 @@ class Boft(LayeredMethod):
     boft_dropout: Fraction = 0.0
     """Probability of skipping a block in a step."""
 
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of the blocks of each layer's rotations, and of the scales of its outputs."""
+        side, found = self.fitting(adapted, self.boft_block_size), list[Shape]()
+        if side is None:
+            return None
+        for layer in adapted.layers:
+            found += [(self.boft_n_butterfly_factor, layer.inputs // side, side, side), (layer.outputs, 1)]
+        return found
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The permutation of each rotation, as a matrix."""
+        return 4 * self.boft_n_butterfly_factor * layer.inputs**2
+
 
 class Hra(LayeredMethod):
     """A chain of Householder reflections."""
@@ -69,6 +95,10 @@ class Hra(LayeredMethod):
     """Number of reflections. An even number leaves the base unchanged at initialisation."""
     apply_GS: bool = False  # noqa: N815 -- PEFT's name
     """Orthogonalise the reflections."""
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shape of the vectors of the reflections."""
+        return [(layer.inputs, self.r)]
 
 
 class Psoft(LayeredMethod):
@@ -91,6 +121,16 @@ class Psoft(LayeredMethod):
     """Constrain the learned matrix to a rotation."""
     psoft_dropout: InputDropout = 0.0
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of a rotation between two factors, and of the scales on its sides."""
+        rotation: Shape = (self.r * (self.r - 1) // 2,) if self.psoft_orth else (self.r, self.r)
+        return [rotation, (self.r,), (self.r,)]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The two factors, and the indices of the rotation's upper triangle."""
+        indices = 8 * self.r * (self.r - 1) if self.psoft_orth else 0
+        return 4 * self.r * (layer.inputs + layer.outputs) + indices
+
 
 class Road(TargetedMethod):
     """Rotations of pairs of outputs, with very few parameters; a batch can mix adapters."""
@@ -107,3 +147,8 @@ class Road(TargetedMethod):
     """Variant, by the number of parameters for each pair."""
     group_size: Literal["auto"] | PositiveInt = "auto"
     """Group size, an even divisor of every layer's output size; `auto` chooses the largest such value up to 64."""
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of angles and scales."""
+        size = {"road_1": layer.outputs // 2, "road_2": layer.outputs, "road_4": 2 * layer.outputs}[self.variant]
+        return [(size,), (size,)]

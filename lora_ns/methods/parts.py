@@ -8,6 +8,8 @@ from pydantic import Field
 
 from lora_ns.methods.base import PACKED_WEIGHTS, ModuleNames, OwnRule, PeftMethod, Rest, TargetedMethod, TokenRows
 from lora_ns.methods.capabilities import READS_WEIGHTS, Capabilities
+from lora_ns.methods.tensors import Adapted, Layer, Shape
+from lora_ns.methods.upstream_targets import default_targets, is_end
 from lora_ns.table import Conflict, Fraction, NonNegativeInt, PositiveInt
 
 _NO_HEAD = "PEFT cannot train the head with it"
@@ -39,6 +41,24 @@ class Ia3(PeftMethod):
     modules_to_save: ModuleNames = ()
     """Modules to train and save in full, in addition to the adapter."""
 
+    def targets_in(self, family: str) -> ModuleNames | None:
+        """The modules of the recipe, or those that PEFT adapts in a family."""
+        if self.target_modules != "auto":
+            return self.target_modules
+        return default_targets("IA3_TARGET_MODULES", family)
+
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of a scale for each output, or for each input of the feed-forward modules."""
+        by_input = self.feedforward_modules if self.feedforward_modules != "auto" else self._inner(adapted)
+        return [
+            (1, layer.inputs) if any(is_end(layer.name, name) for name in by_input) else (layer.outputs, 1)
+            for layer in adapted.layers
+        ]
+
+    def _inner(self, adapted: Adapted) -> ModuleNames:
+        """The feed-forward modules that PEFT scales by input: those of the family whose targets these are."""
+        return default_targets("IA3_FEEDFORWARD_MODULES", adapted.family) or ()
+
 
 class LnTuning(PeftMethod):
     """Trains the layer norms."""
@@ -60,6 +80,16 @@ class LnTuning(PeftMethod):
     modules_to_save: ModuleNames = ()
     """Modules to train and save in full, in addition to the norms."""
 
+    def targets_in(self, family: str) -> ModuleNames | None:
+        """The modules of the recipe, or those that PEFT adapts in a family; empty for all norms."""
+        if self.target_modules != "auto":
+            return self.target_modules
+        return default_targets("LNTUNING_TARGET_MODULES", family) or ()
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of a copy of the norm."""
+        return [(layer.outputs,), (layer.outputs,)] if layer.has_bias else [(layer.outputs,)]
+
 
 class Shira(TargetedMethod):
     """Trains a small fraction of the weights, at random positions."""
@@ -77,6 +107,14 @@ class Shira(TargetedMethod):
     """Number of trained weights per layer, given as the rank of a LoRA with as many."""
     random_seed: NonNegativeInt = 0
     """Seed of the positions."""
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shape of as many entries of the weight as LoRA has parameters."""
+        return [(self.r * (layer.inputs + layer.outputs),)]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The rows and columns of these entries."""
+        return 4 * 2 * self.r * (layer.inputs + layer.outputs)
 
 
 class SuperTuning(TargetedMethod):
@@ -99,6 +137,14 @@ class SuperTuning(TargetedMethod):
     select_top: bool = True
     """Train the largest weights instead of the smallest."""
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shape of the trained entries of the weight."""
+        return [(int(layer.inputs * layer.outputs * (1 - self.sparsity)),)]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The places of these entries."""
+        return 4 * int(layer.inputs * layer.outputs * (1 - self.sparsity))
+
 
 class Beft(TargetedMethod):
     """Trains biases."""
@@ -112,6 +158,10 @@ class Beft(TargetedMethod):
 
     method: Literal["beft"]
     """BEFT."""
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shape of a bias."""
+        return [(1, layer.outputs)]
 
 
 class TrainableTokens(PeftMethod):
@@ -129,3 +179,7 @@ class TrainableTokens(PeftMethod):
     """Trainable tokens."""
     token_indices: tuple[NonNegativeInt, ...] = Field(min_length=1)
     """Ids of the tokens."""
+
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Nothing but the rows of the tokens, which are counted for every method that trains some."""
+        return []

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from lora_ns.methods.base import OwnRule, PeftMethod, Rest, Shapes
+from lora_ns.methods.base import OwnRule, PeftMethod, Rest
 from lora_ns.methods.capabilities import STARTS_RANDOM, Capabilities
+from lora_ns.methods.tensors import Adapted, Shape
 from lora_ns.table import Conflict, Fraction, NonNegativeInt, PositiveInt
 
 _NO_MERGE = "its parameters are inputs of the model, not changes of its weights"
@@ -56,9 +57,9 @@ class VirtualTokens(PeftMethod):
         """The number of virtual tokens."""
         return self.num_virtual_tokens
 
-    def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
-        """The size of an embedding for each token."""
-        return self.num_virtual_tokens * hidden_size
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shape of an embedding for each token."""
+        return [(self.num_virtual_tokens, adapted.embedding_width)]
 
 
 class PrefixTuning(VirtualTokens):
@@ -75,9 +76,9 @@ class PrefixTuning(VirtualTokens):
     method: Literal["prefix-tuning"]
     """Prefix tuning."""
 
-    def count_parameters(self, shapes: Shapes, hidden_size: int, layers: int) -> int | None:
-        """The size of a key and a value in each layer for each token."""
-        return self.num_virtual_tokens * hidden_size * 2 * layers
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shape of a key and a value in each layer for each token."""
+        return [(self.num_virtual_tokens, 2 * adapted.num_hidden_layers * adapted.cache_width)]
 
 
 def prompt_text_and_init_agree(method: PromptTuning, rest: Rest) -> Conflict | None:
@@ -143,6 +144,18 @@ class PTuning(VirtualTokens):
     encoder_dropout: Fraction = 0.0
     """Dropout in the network."""
 
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of an embedding for each token, and of the network behind it."""
+        width, inner = adapted.embedding_width, self.encoder_hidden_size
+        tokens: Shape = (self.num_virtual_tokens, width)
+        if self.encoder_reparameterization_type == "MLP":
+            return [tokens, *_linear(width, inner), *_linear(inner, inner), *_linear(inner, width)]
+        found: list[Shape] = [tokens]
+        for number in range(self.encoder_num_layers):
+            inputs = 2 * inner if number else width
+            found += 2 * [(4 * inner, inputs), (4 * inner, inner), (4 * inner,), (4 * inner,)]
+        return [*found, *_linear(2 * inner, 2 * inner), *_linear(2 * inner, width)]
+
 
 class Cartridge(VirtualTokens):
     """A prefix with frozen first vectors, so that the attention sink is preserved."""
@@ -158,3 +171,18 @@ class Cartridge(VirtualTokens):
     """Cartridge."""
     num_frozen_tokens: NonNegativeInt = 1
     """Number of vectors at the start of the prefix that are not trained."""
+
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shape of a key and a value in each layer for each token that is not frozen."""
+        return [(self.num_virtual_tokens - self.num_frozen_tokens, self._width(adapted))]
+
+    def frozen_bytes(self, adapted: Adapted) -> int:
+        """The frozen tokens."""
+        return 4 * self.num_frozen_tokens * self._width(adapted)
+
+    def _width(self, adapted: Adapted) -> int:
+        return 2 * adapted.num_hidden_layers * adapted.cache_width
+
+
+def _linear(inputs: int, outputs: int) -> list[Shape]:
+    return [(outputs, inputs), (outputs,)]

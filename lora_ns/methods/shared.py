@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from lora_ns.methods.base import Divisor, InputDropout, LayeredMethod, Rank
 from lora_ns.methods.capabilities import ANOTHER_ADAPTER, READS_WEIGHTS, SHARES_PARAMETERS, STARTS_RANDOM, Capabilities
+from lora_ns.methods.tensors import Adapted, Layer, Shape
 from lora_ns.table import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 _PACKED_WEIGHTS = "it decomposes the base weights, which quantisation packs"
@@ -40,6 +42,14 @@ class Vera(SharedMatrices):
     """VeRA."""
     vera_dropout: InputDropout = 0.0
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two scales."""
+        return [(layer.outputs,), (self.r,)]
+
+    def frozen_bytes(self, adapted: Adapted) -> int:
+        """Two random matrices for all layers."""
+        return 4 * self.r * (max(adapted.sides("input"), default=0) + max(adapted.sides("output"), default=0))
+
 
 class Pvera(SharedMatrices):
     """VeRA that learns a distribution of the inner vector."""
@@ -54,6 +64,14 @@ class Pvera(SharedMatrices):
     method: Literal["pvera"]
     """PVeRA."""
     pvera_dropout: InputDropout = 0.0
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of two scales, one of them of means and variances."""
+        return [(layer.outputs,), (2 * self.r,)]
+
+    def frozen_bytes(self, adapted: Adapted) -> int:
+        """Two random matrices for all layers."""
+        return 4 * self.r * (2 * max(adapted.sides("input"), default=0) + max(adapted.sides("output"), default=0))
 
 
 class RandLora(LayeredMethod):
@@ -78,6 +96,19 @@ class RandLora(LayeredMethod):
     """Save the random matrices, too. The file is larger and loads everywhere."""
     randlora_dropout: InputDropout = 0.0
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of the scales of as many random products as a full rank takes."""
+        smaller = min(layer.inputs, layer.outputs)
+        bases = math.ceil(smaller / self.r)
+        return [(self.r, bases), (bases, smaller)]
+
+    def frozen_bytes(self, adapted: Adapted) -> int:
+        """Two random matrices for all layers."""
+        if not adapted.layers:
+            return 0
+        smaller, larger = sorted((max(adapted.sides("input")), max(adapted.sides("output"))))
+        return 4 * self.r * (smaller + larger * math.ceil(smaller / self.r))
+
 
 class VbLora(LayeredMethod):
     """LoRA composed from a bank of vectors that all layers share."""
@@ -101,6 +132,19 @@ class VbLora(LayeredMethod):
     topk: PositiveInt = 2
     """Number of vectors that are mixed for each part of a factor."""
     vblora_dropout: InputDropout = 0.0
+
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of the logits of each layer, and of the vectors that all share."""
+        if not adapted.layers:
+            return None
+        length = self.fitting(adapted, None if self.vector_length == "auto" else self.vector_length)
+        if length is None:
+            return None
+        found: list[Shape] = [(self.num_vectors, length)]
+        for layer in adapted.layers:
+            found += [(self.r, layer.inputs // length, self.num_vectors)]
+            found += [(layer.outputs // length, self.r, self.num_vectors)]
+        return found
 
 
 _ROUNDED_SCALES = "PEFT casts its scales to the integer dtype of the packed base, which makes them 0"
@@ -131,6 +175,14 @@ class UniLora(LayeredMethod):
     """Seed of the mapping from the vector to the parameters."""
     unilora_dropout: InputDropout = 0.0
 
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shape of the one vector that all layers share."""
+        return [(self.theta_d_length,)] if adapted.layers else None
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """For each entry of two factors its place in the vector and its scale."""
+        return (8 + 4) * self.r * (layer.inputs + layer.outputs)
+
 
 class TinyLora(LayeredMethod):
     """A short trained vector for each layer between the singular directions of its weights."""
@@ -158,6 +210,17 @@ class TinyLora(LayeredMethod):
     """Seed of the projection."""
     tinylora_dropout: InputDropout = 0.0
 
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of the vectors, one for each group of layers."""
+        layers = len(adapted.layers)
+        groups = max(1, round(layers * (1 - self.weight_tying)))
+        size = max(1, layers // groups)
+        return [(self.u,)] * min(groups, math.ceil(layers / size))
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The two factors of a layer, and its random projection."""
+        return 4 * (self.r * (layer.inputs + layer.outputs) + self.u * self.r**2)
+
 
 class Frod(LayeredMethod):
     """A sparse rotation in a basis that all layers share."""
@@ -179,6 +242,21 @@ class Frod(LayeredMethod):
     projection_prng_key: NonNegativeInt = 0
     """Seed of the positions that are trained."""
     frod_dropout: InputDropout = 0.0
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of the diagonal of a layer, and of the entries beside it."""
+        return [(layer.inputs,), (self._beside(layer),)]
+
+    def frozen_bytes(self, adapted: Adapted) -> int:
+        """The directions of each layer, and those that all layers of one name share, with the places of the entries."""
+        found = 4 * sum(layer.inputs * layer.outputs for layer in adapted.layers)
+        names = {".".join(layer.name.rsplit(".", 2)[1:]): layer for layer in adapted.layers}
+        return found + sum(4 * layer.inputs**2 + 16 * self._beside(layer) + 16 for layer in names.values())
+
+    def _beside(self, layer: Layer) -> int:
+        if not self.sparse_rate:
+            return 0
+        return max(1, min(int(layer.inputs**2 * self.sparse_rate), layer.inputs * (layer.inputs - 1)))
 
 
 class Adamss(LayeredMethod):
@@ -204,3 +282,18 @@ class Adamss(LayeredMethod):
     """Number of clusters of singular directions."""
     subspace_rank: PositiveInt = 1
     """Rank of the update in each cluster."""
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shapes of the factors of each subspace, if the outputs were divided into equal ones.
+
+        PEFT clusters the outputs by the weights. The sum is the same if no cluster is smaller than `subspace_rank`.
+        """
+        width = min(self.r, layer.inputs + layer.has_bias, layer.outputs)
+        share, rest = divmod(layer.outputs, self.num_subspaces)
+        sizes = [share + (number < rest) for number in range(self.num_subspaces)]
+        first: list[Shape] = [(min(self.subspace_rank, size), width) for size in sizes]
+        return [*first, *((size, min(self.subspace_rank, size)) for size in sizes)]
+
+    def frozen_bytes_in(self, layer: Layer) -> int:
+        """The projection of the weight."""
+        return 4 * (layer.inputs + layer.has_bias) * min(self.r, layer.inputs + layer.has_bias, layer.outputs)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from lora_ns.methods.base import CHANGED_IN_PLACE, Divisor, LayeredMethod, Scale
 from lora_ns.methods.capabilities import STARTS_RANDOM, Capabilities
+from lora_ns.methods.tensors import Adapted, Layer, Shape
 from lora_ns.table import Name, NonNegativeInt, PositiveInt
 
 
@@ -34,6 +35,10 @@ class FourierFt(LayeredMethod):
     random_loc_seed: NonNegativeInt = 777
     """Seed of the frequencies."""
 
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shape of the trained coefficients."""
+        return [(self.n_frequency,)]
+
 
 class WaveFt(LayeredMethod):
     """Trained wavelet coefficients of the update, at random positions."""
@@ -53,6 +58,10 @@ class WaveFt(LayeredMethod):
     """Wavelet, by its PyWavelets name."""
     random_loc_seed: NonNegativeInt = 777
     """Seed of the positions."""
+
+    def trained_in(self, layer: Layer) -> list[Shape] | None:
+        """Shape of the trained coefficients."""
+        return [(self.n_frequency,)]
 
 
 class C3a(LayeredMethod):
@@ -76,3 +85,10 @@ class C3a(LayeredMethod):
     """C3A."""
     block_size: Literal["auto"] | PositiveInt = "auto"
     """Block size, a divisor of every side of every layer; `auto` chooses the largest such value up to 256."""
+
+    def trained_tensors(self, adapted: Adapted) -> list[Shape] | None:
+        """Shapes of a kernel for each block of a layer."""
+        side = self.fitting(adapted, None if self.block_size == "auto" else self.block_size) if adapted.layers else None
+        if side is None:
+            return None
+        return [(layer.outputs // side, layer.inputs // side, side) for layer in adapted.layers]

@@ -183,6 +183,12 @@ class BaseFacts:
     """True if some layers have a bias."""
     notes: tuple[str, ...] = ()
     """Notes about files in the folder that are not used."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The model's `config.json`, from which the weights follow."""
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Shapes of all stored tensors, by name."""
+    published_as: str = ""
+    """Hub id whose published shapes these are, if the base itself is not on this machine."""
 
 
 _UNIMPORTANT_SETTINGS = frozenset(
@@ -437,6 +443,8 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Any
         vocab_size=size("vocab_size"),
         max_position_embeddings=max(0, size("max_position_embeddings", "n_positions")) or None,
         quantization=config.get("quantization_config") or {},
+        settings=config,
+        shapes={name: entry["shape"] for name, entry in tensors.items()},
         matrices={
             name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1])
             for name, entry in tensors.items()

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.estimate import MemoryEstimate, estimate, start_memory
+from lora_ns.plan.memory.exact import exact_terms
 from lora_ns.plan.plan import Derived, computed, written_value
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
 from lora_ns.plan.settled import Settled
-from lora_ns.plan.sizes import adapted_shapes, adapter_parameters, planned_dtype
-from lora_ns.recipe.optimizers import OPTIMIZERS
+from lora_ns.plan.sizes import adapted_shapes, planned_dtype
 from lora_ns.recipe.recipe import Recipe
 
 USABLE_MEMORY = 0.8
@@ -106,11 +106,9 @@ def _step_memory(
     tokens = math.ceil(tokens * objective.forward_passes / strategy.row_parts)
     whole = estimate(
         facts,
+        exact=exact_terms(recipe, facts, dtype),
         dtype=dtype,
-        bits=recipe.quantization.bits,
-        adapter_parameters=adapter_parameters(recipe, facts) or 0,
-        state=OPTIMIZERS[recipe.training.optim].state,
-        start=start_memory(peft, adapted_shapes(peft, facts), dtype, on_cpu=machine.accelerator == "cpu"),
+        start=start_memory(peft, adapted_shapes(recipe, facts), dtype, on_cpu=machine.accelerator == "cpu"),
         tokens=tokens,
         checkpointing=checkpointing,
         scored_tokens=tokens if objective.scores_every_token else 0,

@@ -72,6 +72,10 @@ def choose_strategy(recipe: Recipe, machine: Machine, fits: Callable[[Recipe], b
 _ON_CPU = {"offload_optimizer": "cpu", "offload_param": "cpu"}
 
 
+_GRADIENTS_DIVIDED = 2
+"""Stage of ZeRO from which gradients are divided, too."""
+
+
 def in_each_process(memory: MemoryEstimate, strategy: Strategy, count: int, layers: int) -> MemoryEstimate:
     """Return the memory that one of several processes needs.
 
@@ -87,9 +91,11 @@ def in_each_process(memory: MemoryEstimate, strategy: Strategy, count: int, laye
     gathered = min(memory.weights, 2 * memory.weights // max(1, layers))
     weights = gathered + (0 if is_offloaded else (memory.weights - gathered) // count)
     at_cpu = is_offloaded if isinstance(strategy, Fsdp) else strategy.offload_optimizer != "none"
+    is_whole = isinstance(strategy, DeepSpeed) and strategy.zero_stage < _GRADIENTS_DIVIDED
     return replace(
         memory,
         weights=weights if strategy.shards else memory.weights,
+        gradients=0 if at_cpu else memory.gradients if is_whole else memory.gradients // count,
         optimizer=0 if at_cpu else memory.optimizer // count,
     )
 

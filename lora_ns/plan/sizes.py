@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from lora_ns.machine.hardware import Machine
-from lora_ns.methods import PeftMethod
 from lora_ns.model.files import BaseFacts
+from lora_ns.plan.memory.adapter import adapted_by
+from lora_ns.plan.memory.exact import recipe_adapter
+from lora_ns.plan.memory.weights import weights_of
 from lora_ns.plan.plan import Derived, computed, written_value
 from lora_ns.plan.settled import Settled
 from lora_ns.recipe.recipe import Recipe
@@ -31,28 +33,12 @@ def planned_dtype(settled: Settled, machine: Machine, facts: BaseFacts | None) -
 
 
 def adapter_parameters(recipe: Recipe, facts: BaseFacts | None) -> int | None:
-    """Return the number of adapter parameters from the shapes in the weight files, None if unknown."""
-    peft = recipe.peft
-    if facts is None or not facts.hidden_size:
-        return None
-    return peft.count_parameters(adapted_shapes(peft, facts), facts.hidden_size, facts.num_hidden_layers)
+    """Return the number of adapter parameters from the shapes of the base, None if unknown."""
+    size = recipe_adapter(recipe, facts) if facts else None
+    return size.parameters if size else None
 
 
-def adapted_shapes(peft: PeftMethod, facts: BaseFacts) -> list[tuple[int, int]]:
+def adapted_shapes(recipe: Recipe, facts: BaseFacts) -> list[tuple[int, int]]:
     """Return the shapes of the weights that the adapter adapts."""
-    targets = peft.targets
-    return [
-        shape
-        for name, shape in facts.matrices.items()
-        if (not _is_input_or_output(name) if isinstance(targets, str) else _ends_with_one(name, targets))
-    ]
-
-
-def _is_input_or_output(name: str) -> bool:
-    return any(
-        part in name for part in ("embed", "lm_head", "wte", "wpe", "classifier", "score", "pooler", "predictions")
-    )
-
-
-def _ends_with_one(name: str, targets: tuple[str, ...]) -> bool:
-    return any(name == target or name.endswith(f".{target}") for target in targets)
+    adapted = adapted_by(recipe.peft, facts, weights_of(facts, recipe.task_type), recipe.task_type)
+    return [(layer.outputs, layer.inputs) for layer in (adapted.layers if adapted else ())]

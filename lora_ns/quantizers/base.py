@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Names of dtypes in safetensors, by their names in torch."""
+
+
+def bytes_of_rows(shape: Sequence[int]) -> int:
+    """Bytes of a weight with a byte for each entry, and a float32 for each output."""
+    return math.prod(shape) + 4 * shape[0]
 
 
 class Quantizer(Table):
@@ -73,6 +79,15 @@ class Quantizer(Table):
             divided: True if the trainer shards the weights among processes.
         """
         raise NotImplementedError(f"{type(self).__name__} only reads stored bases")
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes that all its layers share."""
+        return 0
+
+    def packed_bytes(self, shape: Sequence[int]) -> int:
+        """Bytes of a quantised weight with its scales, by the shape of the weight."""
+        raise NotImplementedError(f"{type(self).__name__} does not quantise")
 
     def stored_settings(self) -> Any:
         """Settings to add to those of a stored base; None for nothing."""

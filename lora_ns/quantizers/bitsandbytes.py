@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.files.safetensors import Tensors
-from lora_ns.quantizers.base import DTYPES, Quantizer
+from lora_ns.quantizers.base import DTYPES, Quantizer, bytes_of_rows
 from lora_ns.table import PositiveFloat
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ _STATE = ".quant_state.bitsandbytes__"
 
 
 _SCALES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
+
+
+_BLOCK, _SCALE_BLOCK = 64, 256
+"""Entries with one scale, and scales with one scale."""
 
 
 _NEITHER = "neither in 4 nor in 8 bits"
@@ -66,6 +71,21 @@ class Bnb4Bit(_BitsAndBytes):
     """Data type: `nf4` for normally distributed weights, or `fp4`, a plain 4-bit float."""
     bnb_4bit_use_double_quant: bool = True
     """Also quantise the block scales, which saves about 0.4 bits per parameter."""
+
+    @property
+    def shared_bytes(self) -> int:
+        """The 256 values of the quantised scales, of which bitsandbytes has one table."""
+        return 4 * 256 if self.bnb_4bit_use_double_quant else 0
+
+    def packed_bytes(self, shape: Sequence[int]) -> int:
+        """Two numbers to a byte, a scale for each block, and the 16 values of the data type.
+
+        The scales are float32, or a byte each with a float32 for each 256 of them and their mean.
+        """
+        entries = math.prod(shape)
+        blocks = math.ceil(entries / _BLOCK)
+        scales = blocks + 4 * math.ceil(blocks / _SCALE_BLOCK) + 4 if self.bnb_4bit_use_double_quant else 4 * blocks
+        return math.ceil(entries / 2) + scales + 4 * 16
 
     def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:
         """Settings that compute in the run's dtype. Sharded weights are also stored in it, like all others."""
@@ -116,6 +136,10 @@ class Bnb8Bit(_BitsAndBytes):
     """8-bit base of bitsandbytes."""
     llm_int8_threshold: PositiveFloat = 6.0
     """Absolute input value above which a column is computed unquantised."""
+
+    def packed_bytes(self, shape: Sequence[int]) -> int:
+        """A byte for each entry, and a float32 for each output."""
+        return bytes_of_rows(shape)
 
     def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:  # noqa: ARG002 -- dtype is fixed
         """Settings with the threshold."""

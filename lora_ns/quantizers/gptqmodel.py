@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lora_ns.quantizers.base import Quantizer
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 _WORD_BITS = 32
 """Bits of the integers that GPTQ and AWQ pack weights into."""
+
+
+_GROUP = 128
+"""Inputs with one scale and zero, as almost all bases are stored."""
 
 
 _TRAINABLE = "auto_trainable"
@@ -34,6 +39,12 @@ class _Packed(Quantizer):
     def is_linear(cls, module: torch.nn.Module) -> bool:
         """True for a layer with packed integers."""
         return hasattr(module, "qweight")
+
+    def _grouped_bytes(self, shape: Sequence[int], bits: int) -> int:
+        """Bytes of packed integers, with a float16 scale and a packed zero for each group of inputs."""
+        outputs, inputs = shape
+        groups = math.ceil(inputs / _GROUP)
+        return (outputs * inputs * bits + outputs * groups * (16 + bits)) // 8
 
     @classmethod
     def settle(cls, model: PreTrainedModel, dtype: torch.dtype) -> None:  # noqa: ARG003 -- the layers have their own
@@ -57,6 +68,10 @@ class Gptq(_Packed):
     """Base stored by GPTQ."""
     bits: Literal[2, 3, 4, 8] = 4
     """Bits per weight, which must match the base."""
+
+    def packed_bytes(self, shape: Sequence[int]) -> int:
+        """Packed integers with scales and zeros, and the group of each input."""
+        return self._grouped_bytes(shape, self.bits) + 4 * shape[1]
 
     def stored_settings(self) -> Any:
         """The backend with a backward pass."""
@@ -91,6 +106,10 @@ class Awq(_Packed):
 
     method: Literal["awq"]
     """Base stored by AWQ in 4 bits."""
+
+    def packed_bytes(self, shape: Sequence[int]) -> int:
+        """Packed integers with scales and zeros."""
+        return self._grouped_bytes(shape, 4)
 
     def stored_settings(self) -> Any:
         """The backend with a backward pass."""

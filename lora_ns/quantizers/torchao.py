@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lora_ns.quantizers.base import Quantizer
+from lora_ns.quantizers.base import Quantizer, bytes_of_rows
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,10 @@ class TorchAo(Quantizer):
 
         kind = getattr(torchao.quantization, self.quant_type)
         return TorchAoConfig(kind(), modules_to_not_convert=list(whole))
+
+    def packed_bytes(self, shape: Sequence[int]) -> int:
+        """A byte for each entry, and a float32 for each output."""
+        return bytes_of_rows(shape)
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self | str:

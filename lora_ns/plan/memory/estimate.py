@@ -1,8 +1,8 @@
 """Estimate of the memory that a training step needs: a sum of named terms, from sizes alone.
 
-The terms for weights, adapter and optimizer are exact, given the number of adapter parameters. The activations are a
-model of the tensors that PyTorch stores for the backward pass, accurate to about a factor of 1.5 on a CPU. On a GPU,
-whose attention stores less, the whole estimate was 2.1 to 2.7 times the memory used.
+Weights, adapter, gradients and optimizer come from `lora_ns.plan.memory.exact`. The activations are a model of the
+tensors that PyTorch stores for the backward pass, accurate to about a factor of 1.5 on a CPU. On a GPU, whose attention
+stores less, the whole estimate was 2.1 to 2.7 times the memory used.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from lora_ns.methods import PeftMethod
 from lora_ns.methods.base import Shapes, StartMemory
 from lora_ns.model.files import BaseFacts
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
+from lora_ns.plan.memory.exact import ExactTerms
+from lora_ns.plan.memory.weights import BYTES
 
 _RUNTIME_BYTES = 1_000_000_000
 """Memory of the libraries themselves, and reserve of the allocator."""
@@ -26,6 +25,7 @@ class MemoryEstimate:
 
     weights: int
     adapter: int
+    gradients: int
     optimizer: int
     activations: int
     logits: int
@@ -38,17 +38,15 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """Sum of all terms."""
-        step = self.weights + self.adapter + self.optimizer + self.activations + self.logits + self.runtime
-        return step + self.start + self.teacher
+        step = self.weights + self.adapter + self.gradients + self.optimizer + self.activations + self.logits
+        return step + self.runtime + self.start + self.teacher
 
 
 def estimate(
     facts: BaseFacts,
     *,
+    exact: ExactTerms,
     dtype: str,
-    bits: int | None,
-    adapter_parameters: int,
-    state: float,
     start: StartMemory,
     tokens: int,
     checkpointing: bool,
@@ -59,31 +57,26 @@ def estimate(
 
     Args:
         facts: sizes of the base.
+        exact: weights, adapter, gradients and optimizer.
         dtype: dtype of the computation, by its torch name.
-        bits: 4 or 8 for a quantised base.
-        adapter_parameters: number of trainable parameters.
-        state: bytes of optimizer state for each of them, not counting a gradient in float32.
         start: memory of the adapter's initialisation.
         tokens: positions in one forward pass, padding included.
         checkpointing: True if activations are recomputed.
         scored_tokens: positions whose next token is predicted.
         teacher_parameters: parameters of a second model, which is loaded in the same dtype.
     """
-    size = _BYTES[dtype]
-    embeddings = 2 * facts.vocab_size * facts.hidden_size
-    quantised = max(0, facts.parameters - embeddings)
-    weights = facts.parameters * size if bits is None else (facts.parameters - quantised) * size + quantised * bits // 8
+    size = BYTES[dtype]
     layer = size * (18 * facts.hidden_size + 8 * facts.intermediate_size) * 3 // 2
     kept = (
         facts.num_hidden_layers * facts.hidden_size * size + layer if checkpointing else facts.num_hidden_layers * layer
     )
-    optimizer = round(adapter_parameters * (4 + state))
     activations, logits = tokens * kept, scored_tokens * facts.vocab_size * (size + 4)
-    replaced = optimizer + (0 if start.has_backward_pass else activations + logits)
+    replaced = exact.gradients + exact.optimizer + (0 if start.has_backward_pass else activations + logits)
     return MemoryEstimate(
-        weights=weights,
-        adapter=adapter_parameters * 4,
-        optimizer=optimizer,
+        weights=exact.weights,
+        adapter=exact.adapter,
+        gradients=exact.gradients,
+        optimizer=exact.optimizer,
         activations=activations,
         logits=logits,
         start=max(0, start.size - replaced),
@@ -93,7 +86,7 @@ def estimate(
 
 def teacher_bytes(parameters: int, dtype: str) -> int:
     """Return the memory of a teacher's weights; one that is quantised takes less."""
-    return parameters * _BYTES[dtype]
+    return parameters * BYTES[dtype]
 
 
 def start_memory(method: PeftMethod, shapes: Shapes, dtype: str, on_cpu: bool) -> StartMemory:
@@ -105,4 +98,4 @@ def start_memory(method: PeftMethod, shapes: Shapes, dtype: str, on_cpu: bool) -
         dtype: their dtype, by its torch name.
         on_cpu: True if training runs on the CPU, where tensors that PEFT moves to the host stay in the same memory.
     """
-    return method.start_memory(shapes, _BYTES[dtype], on_cpu)
+    return method.start_memory(shapes, BYTES[dtype], on_cpu)
