@@ -62,6 +62,9 @@ class Result:
     predicted: int = 0
     terms: dict[str, int] = field(default_factory=dict)
     longest: int = 0
+    """Tokens of the longest row."""
+    share: float = 1.0
+    """Part of the tokens that are in the loss."""
 
     @property
     def error(self) -> float:
@@ -109,18 +112,18 @@ def cases() -> Iterator[Case]:
 
 
 def write_rows(case: Case, base: Path, file: Path) -> None:
-    """Write rows of the case's length; with packing, of a quarter of it."""
+    """Write rows of the case's length; with packing, of up to half of it."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer, draw = Tokenizer.from_file(str(base / "tokenizer.json")), random.Random(0)
     tokenizer.no_truncation()
     each = len(tokenizer.encode(" " + " ".join(WORDS), add_special_tokens=False).ids) / len(WORDS)
-    length = case.length // 4 if case.packing else case.length
-    count = max(4, int((length - (6 if case.model == "minilm" else min(CHAT_TOKENS, length * 3 // 4))) / each))
-    words = (WORDS * (count // len(WORDS) + 1))[:count]
-    draw = random.Random(0)
+    other = 6 if case.model == "minilm" else min(CHAT_TOKENS, case.length * 3 // 4)
     with file.open("w", encoding="utf-8") as stream:
-        for number in range(ROWS * (4 if case.packing else 1)):
+        for number in range(ROWS * (8 if case.packing else 1)):
+            part = draw.uniform(0.05, 0.5) if case.packing else 1
+            count = max(4, int((part * case.length - other) / each))
+            words = (WORDS * (count // len(WORDS) + 1))[:count]
             draw.shuffle(words)
             text = " ".join(words)
             question = {"role": "user", "content": "write"}
@@ -176,18 +179,19 @@ def measure(case: Case, base: str, threads: str | None) -> Result:
             raise RuntimeError(f"{case}: {(folder / 'log').read_text()[-2000:]}")
         manifest = json.loads((folder / "run/manifest.json").read_text())
         result = Result(case, usage.ru_maxrss * 1024, manifest["plan"]["memory_bytes"]["value"])
-        result.longest = longest_row(folder / "run")
+        result.longest, result.share = read_lengths(folder / "run/data/train")
         return result
 
 
-def longest_row(run: Path) -> int:
-    """Return the tokens of a run's longest row."""
+def read_lengths(rows: Path) -> tuple[int, float]:
+    """Return the tokens of the longest row, and the part of all tokens that are in the loss."""
     import datasets
 
-    from lora_ns.run.directory import RunDir
-
-    rows = datasets.load_from_disk(str(RunDir(run).data / "train"))
-    return max(len(row) for row in rows["input_ids"])
+    found = datasets.load_from_disk(str(rows))
+    lengths = [len(row) for row in found["input_ids"]]
+    if "labels" not in found.column_names or not isinstance(found[0]["labels"], list):
+        return max(lengths), 1.0
+    return max(lengths), sum(label != -100 for row in found["labels"] for label in row) / sum(lengths)
 
 
 def plan_again(result: Result, base: str) -> None:
@@ -195,6 +199,7 @@ def plan_again(result: Result, base: str) -> None:
     from lora_ns.machine.hardware import detect
     from lora_ns.model.files import find_base
     from lora_ns.plan.fit import choose_batch
+    from lora_ns.plan.plan import DataFacts
     from lora_ns.plan.settle import settle
     from lora_ns.recipe.load import load_recipe
 
@@ -204,7 +209,8 @@ def plan_again(result: Result, base: str) -> None:
         machine, found = detect(), find_base(base, "main", [], download=False)
         settled = settle(load_recipe(file), machine, found)
         assert found is not None
-        batch = choose_batch(settled, machine, found.facts, result.case.dtype, result.longest, 1)
+        rows = DataFacts(longest=result.longest, mean_length=result.longest, trained_share=result.share)
+        batch = choose_batch(settled, machine, found.facts, result.case.dtype, rows, 1)
     assert batch.memory is not None
     result.predicted, result.terms = batch.memory.total, asdict(batch.memory)
 

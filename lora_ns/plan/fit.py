@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, replace
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.memory.estimate import MemoryEstimate, estimate, start_memory
+from lora_ns.plan.memory.activations import Step
+from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, MemoryEstimate, Scoring, estimate, start_memory
 from lora_ns.plan.memory.exact import exact_terms
-from lora_ns.plan.plan import Derived, computed, written_value
+from lora_ns.plan.plan import DataFacts, Derived, computed, written_value
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
 from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import adapted_shapes, planned_dtype
@@ -44,16 +45,16 @@ def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFac
         here = count_here(candidate.distributed, machine)
         recomputes = candidate.peft.capabilities.gradient_checkpointing is True
         dtype = planned_dtype(settled, machine, facts).value
-        tokens = _row_length(candidate, None)
         asked = replace(settled, recipe=candidate)
-        return fits_into_memory(_step_memory(asked, machine, facts, dtype, tokens, recomputes), machine, here)
+        memory = _step_memory(asked, machine, facts, dtype, 1, DataFacts(), recomputes)
+        return fits_into_memory(memory, machine, here)
 
     strategy, why = choose_strategy(settled.recipe, machine, fits)
     return replace(settled, recipe=settled.recipe.model_copy(update={"distributed": strategy}), strategy_why=why)
 
 
 def choose_batch(
-    settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None, world: int
+    settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, data: DataFacts, world: int
 ) -> Batch:
     """Choose the largest micro-batch that fits; use gradient checkpointing only if no size fits without it."""
     training = settled.recipe.training
@@ -63,12 +64,10 @@ def choose_batch(
     micros, here = _micro_batches(settled.recipe, machine, world), count_here(settled.recipe.distributed, machine)
     for checkpointing in choices:
         for micro in micros:
-            tokens = micro * _row_length(settled.recipe, longest)
-            memory = _step_memory(settled, machine, facts, dtype, tokens, checkpointing)
+            memory = _step_memory(settled, machine, facts, dtype, micro, data, checkpointing)
             if fits_into_memory(memory, machine, here):
                 return _cut(settled, micro, checkpointing, memory, facts, world)
-    tokens = micros[-1] * _row_length(settled.recipe, longest)
-    memory = _step_memory(settled, machine, facts, dtype, tokens, choices[-1])
+    memory = _step_memory(settled, machine, facts, dtype, micros[-1], data, choices[-1])
     return _cut(settled, micros[-1], choices[-1], memory, facts, world)
 
 
@@ -97,21 +96,35 @@ def _row_length(recipe: Recipe, longest: int | None) -> int:
 
 
 def _step_memory(
-    settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, tokens: int, checkpointing: bool
+    settled: Settled,
+    machine: Machine,
+    facts: BaseFacts | None,
+    dtype: str,
+    micro: int,
+    data: DataFacts,
+    checkpointing: bool,
 ) -> MemoryEstimate | None:
     if facts is None or not facts.hidden_size:
         return None
-    recipe = settled.recipe
+    recipe, on_cpu = settled.recipe, machine.accelerator == "cpu"
     peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
-    tokens = math.ceil(tokens * objective.forward_passes / strategy.row_parts)
+    rows, length = micro * objective.forward_passes, math.ceil(_row_length(recipe, data.longest) / strategy.row_parts)
+    kernel = recipe.model.attn_implementation
+    is_even = data.longest is not None and data.mean_length == data.longest
+    step = Step(rows, length, dtype, "sdpa" if kernel == "auto" else kernel, is_even=is_even)
+    if objective.packs:
+        step = replace(step, rows=1, length=rows * length, is_packed=True)
+    scored = step.tokens if objective.scores_every_token else 0
+    in_parts = objective.next_token_loss and not peft.virtual_length
     whole = estimate(
         facts,
         exact=exact_terms(recipe, facts, dtype),
-        dtype=dtype,
-        start=start_memory(peft, adapted_shapes(recipe, facts), dtype, on_cpu=machine.accelerator == "cpu"),
-        tokens=tokens,
+        peft=peft,
+        start=start_memory(peft, adapted_shapes(recipe, facts), dtype, on_cpu=on_cpu),
+        step=step,
         checkpointing=checkpointing,
-        scored_tokens=tokens if objective.scores_every_token else 0,
+        scoring=Scoring(math.ceil(scored * data.trained_share), POSITIONS_AT_ONCE) if in_parts else Scoring(scored),
+        on_cpu=on_cpu,
         teacher_parameters=settled.teacher.parameters if settled.teacher else 0,
     )
     return in_each_process(whole, strategy, count_processes(strategy, machine), facts.num_hidden_layers)

@@ -103,6 +103,10 @@ class DataFacts:
     eval_rows: int | None = None
     longest: int | None = None
     """Tokens of the longest row; None before tokenisation."""
+    mean_length: float | None = None
+    """Tokens of a row on average."""
+    trained_share: float = 1.0
+    """Part of the tokens that are in the loss; 1 before tokenisation."""
     why: str = ""
     """Origin of the number of training rows, such as `1,024 rows packed into 210`."""
     notes: tuple[str, ...] = ()

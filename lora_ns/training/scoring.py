@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.modules import is_rescaled
+from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE
 from lora_ns.table import IGNORED
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
-
-POSITIONS_AT_ONCE = 1024
-"""Positions projected at once; bounds the memory for logits of shape (positions, vocabulary)."""
-
 
 @dataclass(frozen=True)
 class Scores:

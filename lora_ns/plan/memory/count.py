@@ -13,28 +13,35 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, RANK, VOCABULARY = 56, 148, 4, 2, 14, 5, 311
+from lora_ns.plan.memory.activations import named_sizes
+
+HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, RANK, VOCABULARY = 64, 158, 4, 1, 14, 9, 311
 ROWS, LENGTH = 3, 17
 
-FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "llama": ("llama", {}),
-    "qwen2": ("qwen2", {}),
-    "qwen3": ("qwen3", {"head_dim": HEAD_DIM}),
-    "mistral": ("mistral", {}),
-    "gemma2": ("gemma2", {"head_dim": HEAD_DIM, "query_pre_attn_scalar": HEAD_DIM}),
-    "gemma3_text": ("gemma3_text", {"head_dim": HEAD_DIM, "query_pre_attn_scalar": HEAD_DIM}),
-    "phi3": ("phi3", {"pad_token_id": 0}),
-    "gpt2": ("gpt2", {}),
-    "gpt_neox": ("gpt_neox", {}),
-    "bert": ("bert", {}),
-    "roberta": ("roberta", {}),
-}
-"""For each family, the `model_type` of transformers and further settings."""
+_WIDE: Mapping[str, Any] = {"head_dim": HEAD_DIM, "num_key_value_heads": KV_HEADS}
+_GEMMA: Mapping[str, Any] = {**_WIDE, "query_pre_attn_scalar": HEAD_DIM}
 
-BOTH_LAYERS = 2, 4
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "llama": _WIDE,
+    "mistral": _WIDE,
+    "qwen2": {"num_key_value_heads": KV_HEADS},
+    "qwen3": _WIDE,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "phi3": {"num_key_value_heads": KV_HEADS, "pad_token_id": 0},
+    "gpt2": {"n_inner": INTERMEDIATE},
+    "gpt_neox": {},
+    "bert": {},
+    "roberta": {},
+}
+"""For each `model_type` of transformers, settings beside those of all."""
+
+ENCODERS = ("bert", "roberta")
+
+LAYERS = 3, 5
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,6 @@ class Variant:
     """`all-linear`, or `attention` for queries and values only."""
     dropout: bool = False
     attention: str = "sdpa"
-    trains_input: bool = False
 
     @property
     def key(self) -> str:
@@ -63,20 +69,11 @@ VARIANTS = tuple(
 )
 
 
-def sizes(heads: int = HEADS, kv_heads: int = KV_HEADS) -> dict[str, int]:
-    """Return elements for each token by the name of the size that they grow with."""
-    query, key = heads * HEAD_DIM, kv_heads * HEAD_DIM
-    return {
-        "hidden": HIDDEN,
-        "intermediate": INTERMEDIATE,
-        "key": key,
-        "heads": heads,
-        "rank": RANK,
-        "one": 1,
-        "scores": heads * LENGTH,
-        "gates": 2 * INTERMEDIATE,
-        "projections": query + 2 * key,
-    }
+def sizes(family: str, length: int = LENGTH) -> dict[str, int]:
+    """Return elements for each token of the tiny model, by the name of the size that they grow with."""
+    more = FAMILIES[family]
+    width, keys = more.get("head_dim", HIDDEN // HEADS), more.get("num_key_value_heads", HEADS)
+    return named_sizes(HIDDEN, INTERMEDIATE, HEADS, keys, width, RANK, length)
 
 
 def build(family: str, variant: Variant, layers: int) -> Any:
@@ -85,29 +82,29 @@ def build(family: str, variant: Variant, layers: int) -> Any:
     import torch
     import transformers
 
-    kind, more = FAMILIES[family]
-    dropout = 0.1 if variant.dropout else 0.0
     config = transformers.AutoConfig.for_model(
-        kind,
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=layers,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS,
-        max_position_embeddings=64,
-        **more,
+        family,
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": HIDDEN,
+            "intermediate_size": INTERMEDIATE,
+            "num_hidden_layers": layers,
+            "num_attention_heads": HEADS,
+            "max_position_embeddings": 64,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            **FAMILIES[family],
+        },
     )
-    if kind == "gpt2":
-        config.n_inner = INTERMEDIATE
-    causal = kind not in {"bert", "roberta"}
+    causal = family not in ENCODERS
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
-    model = auto.from_config(config, attn_implementation=variant.attention).to(getattr(torch, variant.dtype))
+    attention = "eager" if family == "gemma2" else variant.attention  # the only one that it has
+    model = auto.from_config(config, attn_implementation=attention).to(getattr(torch, variant.dtype))
     adapted = peft.get_peft_model(
         model,
         peft.LoraConfig(
             r=RANK,
-            lora_dropout=dropout,
+            lora_dropout=0.1 if variant.dropout else 0.0,
             target_modules="all-linear" if variant.targets == "all-linear" else _attention(model),
             task_type="CAUSAL_LM" if causal else "SEQ_CLS",
         ),
@@ -137,15 +134,13 @@ def stored(model: Any, variant: Variant, rows: int = ROWS, length: int = LENGTH)
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)  # which keeps it, so that no address comes twice
         return tensor
 
-    ids = torch.randint(0, VOCABULARY, (rows, length))
-    mask = torch.ones_like(ids)
-    half = variant.dtype != "float32"
-    context = torch.autocast("cpu", dtype=getattr(torch, variant.dtype)) if half else contextlib.nullcontext()
-    base = model.get_base_model()
+    ids = torch.randint(3, VOCABULARY, (rows, length))
+    is_half = variant.dtype != "float32"
+    context = torch.autocast("cpu", dtype=getattr(torch, variant.dtype)) if is_half else contextlib.nullcontext()
+    caches = {} if model.config.model_type in ENCODERS else {"use_cache": False}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), context:
-        _ = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False) if hasattr(
-            base.config, "use_cache"
-        ) else base.base_model(input_ids=ids, attention_mask=mask)
+        # The result is kept, and with it everything that its backward pass needs.
+        _output = model.get_base_model().base_model(input_ids=ids, attention_mask=torch.ones_like(ids), **caches)
         for address, tensor in kept.items():
             if address not in weights:
                 size = tensor.untyped_storage().nbytes()
@@ -160,13 +155,14 @@ def count(family: str, variant: Variant, layers: int) -> Counter[str]:
         if rest:
             found["once"] += size
             continue
-        name, times = _named(each)
+        name, times = _named(family, each)
         found[name] += times * size // elements
     return found
 
 
-def _named(each: int) -> tuple[str, int]:
-    names = sizes()
+def _named(family: str, each: int) -> tuple[str, int]:
+    """Return the size that a number of elements is a small multiple of, and the factor."""
+    names = sizes(family)
     for times in (1, 2, 3, 4):
         for name, size in names.items():
             if each == times * size:
@@ -176,7 +172,7 @@ def _named(each: int) -> tuple[str, int]:
 
 def measured(family: str, variant: Variant) -> dict[str, dict[str, int]]:
     """Return what each layer stores, and what the model stores beside its layers."""
-    few, many = BOTH_LAYERS
+    few, many = LAYERS
     first, second = count(family, variant, few), count(family, variant, many)
     layer = {name: (second[name] - first[name]) / (many - few) for name in second}
     ends = {name: first[name] - few * layer[name] for name in second}
