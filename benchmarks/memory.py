@@ -1,4 +1,4 @@
-"""Compare the planned memory of training runs with their peak resident memory, over models, batches, lengths and dtypes.
+"""Compare the planned memory of training runs with their peak, over models, batches, lengths and dtypes.
 
 python benchmarks/memory.py --smollm2 SmolLM2-135M-Instruct/ --minilm all-MiniLM-L6-v2/ --json memory.json
 python benchmarks/memory.py ... --json memory.json --again      # plan the stored runs again, without training
@@ -22,7 +22,28 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-WORDS = "the and of to in is that for it as was on be at by this had not are but".split()
+WORDS = [
+    "the",
+    "and",
+    "of",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "on",
+    "be",
+    "at",
+    "by",
+    "this",
+    "had",
+    "not",
+    "are",
+    "but",
+]
 
 ROWS, STEPS = 64, 2
 CHAT_TOKENS = 60

@@ -16,7 +16,7 @@ from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import adapted_shapes, planned_dtype
 from lora_ns.recipe.recipe import Recipe
 
-USABLE_MEMORY = 0.8
+USABLE_MEMORY = 0.85
 """Fraction of the free memory that an estimate may use."""
 
 
@@ -210,6 +210,6 @@ def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[i
         return computed(None, "known once the base is on this machine")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
     start = f"; {memory.start / 1e9:.1f} GB of it to initialise the adapter" if memory.start >= _WORTH_TELLING else ""
-    good = "more likely too high than too low" if machine.accelerator == "cuda" else "accurate to a factor of 1.5"
-    why = f"an estimate, {good}; most of it {largest[0]}{start}"
+    good = ", within 15 % in the runs of docs/memory.md" if machine.accelerator == "cpu" else ""
+    why = f"an estimate{good}; most of it {largest[0]}{start}"
     return computed(memory.total, why)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+
 @dataclass(frozen=True)
 class Scores:
     """The fields that `SFTTrainer` reads from a scored batch, each of shape (rows, positions), 0 without a label."""

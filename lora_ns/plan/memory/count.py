@@ -1,8 +1,8 @@
 """Count what training keeps for the backward pass, in each layer of each family of models.
 
-`python -m lora_ns.plan.memory.count > lora_ns/plan/memory/counted.json` writes the table that `activations` reads. A tiny
-model of each family, adapted as in training, runs a forward pass under `saved_tensors_hooks`. Its sizes are numbers
-without common multiples, so that each stored tensor tells which sizes of the model it grows with.
+`python -m lora_ns.plan.memory.count > lora_ns/plan/memory/counted.json` writes the table that `activations` reads. A
+tiny model of each family, adapted as in training, runs a forward pass under `saved_tensors_hooks`. No two of its sizes
+are small multiples of each other, so each stored tensor tells which size of the model it grows with.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lora_ns.model.adapter import train_in_float32
 from lora_ns.plan.memory.activations import named_sizes
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, RANK, VOCABULARY = 64, 158, 4, 1, 14, 9, 311
@@ -109,9 +110,7 @@ def build(family: str, variant: Variant, layers: int) -> Any:
             task_type="CAUSAL_LM" if causal else "SEQ_CLS",
         ),
     )
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    train_in_float32(adapted)
     return adapted.train()
 
 

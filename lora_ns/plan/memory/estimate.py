@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lora_ns.methods import PeftMethod
 from lora_ns.methods.base import Shapes, StartMemory
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.memory.activations import Kept, Step, kept_bytes
+from lora_ns.plan.memory.activations import Step, kept_bytes
 from lora_ns.plan.memory.allocator import LIBRARIES_ON_CPU, LIBRARIES_ON_GPU, held_bytes
 from lora_ns.plan.memory.exact import ExactTerms
 from lora_ns.plan.memory.weights import BYTES
@@ -94,11 +94,11 @@ def estimate(
     """
     kept, layer = kept_bytes(facts, peft, step, checkpointing)
     activations = kept.total + (layer.total if checkpointing else 0)
-    held, logits = held_bytes(kept, layer, checkpointing, on_cpu), scoring.size(facts, step.dtype)
+    forward, backward = held_bytes(kept, layer, facts.num_hidden_layers, checkpointing, on_cpu)
     # The logits are gone when the backward pass of the layers begins, which needs its own memory only then.
-    forward = held_bytes(kept, Kept(0, 0), checkpointing, on_cpu) + logits
-    logits = min(logits, max(0, max(forward, held) - activations))
-    transient = max(forward, held) - activations - logits
+    peak = max(forward + scoring.size(facts, step.dtype), backward)
+    logits = min(scoring.size(facts, step.dtype), peak - activations)
+    transient = peak - activations - logits
     replaced = exact.gradients + exact.optimizer + (0 if start.has_backward_pass else activations + logits)
     return MemoryEstimate(
         weights=exact.weights,
