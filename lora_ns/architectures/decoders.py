@@ -207,7 +207,7 @@ def _qwen(weights: Weights, sizes: Settings, name: str) -> None:
     weights.linear(f"{name}gate", hidden, count, kind="router")
     if shared := sizes("shared_expert_intermediate_size", default=0):
         _feed_forward(weights, DECODERS["llama"], sizes, f"{name}shared_expert.", shared)
-        weights.linear(f"{name}shared_expert_gate", hidden, 1, kind="router")
+        weights.linear(f"{name}shared_expert_gate", hidden, 1)
 
 
 def _deepseek(weights: Weights, sizes: Settings, name: str) -> None:

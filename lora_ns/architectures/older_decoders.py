@@ -90,10 +90,10 @@ def _falcon(weights: Weights, sizes: Settings) -> None:
     weights.embedding("transformer.word_embeddings", sizes("vocab_size"), width)
     for number in range(sizes("num_hidden_layers", "n_layer")):
         name = f"transformer.h.{number}."
-        weights.linear(f"{name}self_attention.query_key_value", width, queries, bias)
-        weights.linear(f"{name}self_attention.dense", width, width, bias)
-        weights.linear(f"{name}mlp.dense_h_to_4h", width, inner, bias)
-        weights.linear(f"{name}mlp.dense_4h_to_h", inner, width, bias)
+        weights.linear(f"{name}self_attention.query_key_value", width, queries, bias, own_class=True)
+        weights.linear(f"{name}self_attention.dense", width, width, bias, own_class=True)
+        weights.linear(f"{name}mlp.dense_h_to_4h", width, inner, bias, own_class=True)
+        weights.linear(f"{name}mlp.dense_4h_to_h", inner, width, bias, own_class=True)
         weights.layer_norms(width, *(f"{name}{norm}" for norm in norms))
     weights.layer_norms(width, "transformer.ln_f")
 

@@ -22,6 +22,8 @@ class Weight:
     """Name of the weight that it shares its memory with, if that comes first."""
     is_transposed: bool = False
     """True for a matrix of (inputs, outputs), as the layers of GPT-2 store it."""
+    has_own_class: bool = False
+    """True for a matrix of a class of its family, which is a kind of linear layer."""
 
     @property
     def size(self) -> int:
@@ -97,10 +99,11 @@ class Weights:
         kind: Kind = "linear",
         tied_to: str = "",
         transposed: bool = False,
+        own_class: bool = False,
     ) -> None:
         """Add a linear layer."""
         shape = (inputs, outputs) if transposed else (outputs, inputs)
-        self.found.append(Weight(f"{name}.weight", shape, kind, tied_to and f"{tied_to}.weight", transposed))
+        self.found.append(Weight(f"{name}.weight", shape, kind, tied_to and f"{tied_to}.weight", transposed, own_class))
         if bias:
             self.found.append(Weight(f"{name}.bias", (outputs,), "bias"))
 

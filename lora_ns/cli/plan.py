@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -21,17 +22,23 @@ if TYPE_CHECKING:
 
 Wide = Annotated[bool, typer.Option("--wide", help="Print one line per value, without wrapping, as for a pipe.")]
 
+ForGpu = Annotated[
+    str | None,
+    typer.Option("--gpu", metavar="NAME", help="Plan for other GPUs than those of this machine, such as `8xH100`."),
+]
+
 
 def plan(
     recipe: RecipePath,
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     as_json: AsJson = False,
     wide: Wide = False,
+    gpu: ForGpu = None,
 ) -> None:
     """Show every value that a run would use, and its origin. Nothing is run."""
     from lora_ns.recipe.load import load_recipe
 
-    made = plan_of(load_recipe(recipe, overrides))
+    made = plan_of(load_recipe(recipe, overrides), gpu)
     if as_json:
         print_json(made.model_dump(mode="json"))
     elif wide or not is_terminal():
@@ -66,7 +73,19 @@ def _shown(name: str, derived: Derived[Any]) -> str:
 
     if derived.value is None:
         return NONE if name == "rank" or derived.why == NO_EVALUATION else UNKNOWN
-    return f"{derived.value / 1e9:.2f} GB" if name == "memory_bytes" else number(derived.value)
+    if name in _UNITS:
+        return _UNITS[name](derived.value)
+    return number(derived.value)
+
+
+_UNITS: Mapping[str, Callable[[float], str]] = {
+    "memory_bytes": lambda value: f"{value / 1e9:.2f} GB",
+    "disk_bytes": lambda value: f"{value / 1e9:.2f} GB",
+    "duration_seconds": lambda value: f"{value / 3600:.1f} h" if value >= _HOUR else f"{value / 60:.1f} min",
+    "energy_wh": lambda value: f"{value / 1000:.2f} kWh",
+}
+"""How values with units are written."""
+_HOUR = 3600
 
 
 def _print_lines(made: Plan) -> None:
@@ -110,13 +129,20 @@ def _table(lines: list[_Line]) -> Table:
     return table
 
 
-def plan_of(loaded: LoadedRecipe) -> Plan:
-    """Make the plan of a recipe on this machine, without downloading or tokenising."""
+def plan_of(loaded: LoadedRecipe, gpu: str | None = None) -> Plan:
+    """Make the plan of a recipe, without downloading or tokenising.
+
+    Args:
+        loaded: the recipe.
+        gpu: GPUs to plan for, such as `8xH100`; None for those of this machine.
+    """
     from lora_ns.answers.teacher import find_teacher
     from lora_ns.data.known_rows import known_facts
     from lora_ns.data.named_files import check_named_files
+    from lora_ns.machine.gpus import machine_with
     from lora_ns.machine.hardware import detect
     from lora_ns.model.find import recipe_base_here
+    from lora_ns.model.published import published_base
     from lora_ns.plan.deepspeed import with_deepspeed
     from lora_ns.plan.make import make_plan
     from lora_ns.plan.settle import settle
@@ -124,8 +150,9 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
 
     check_named_files(loaded)
     with locating(loaded):
-        base = recipe_base_here(loaded.recipe.model, loaded.folder)
-        machine, facts = detect(), known_facts(loaded.recipe, loaded.folder)
+        base = recipe_base_here(loaded.recipe.model, loaded.folder) or published_base(loaded.recipe.model)
+        here, facts = detect(), known_facts(loaded.recipe, loaded.folder)
+        machine = machine_with(gpu, here) if gpu is not None else here
         teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
         settled = settle(loaded, machine, base, teacher.size if teacher else None)
         return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))

@@ -346,11 +346,11 @@ class Osf(TargetedMethod):
         return [(layer.outputs, rank), (rank,), (rank, layer.inputs)]
 
     def frozen_bytes_in(self, layer: Layer) -> int:
-        """The initial values of the trained part, and the other directions of the longer side."""
+        """The initial values of the trained part, the other directions of the longer side, and its values."""
         smaller, larger = sorted((layer.inputs, layer.outputs))
         rank = self._rank_in(layer)
         others = larger * (smaller - rank) if smaller != larger else 0
-        return 4 * (rank * (layer.inputs + layer.outputs + 1) + others)
+        return 4 * (rank * (layer.inputs + layer.outputs + 1) + others + smaller - rank)
 
     def _rank_in(self, layer: Layer) -> int:
         least = min(layer.inputs, layer.outputs)

@@ -89,7 +89,8 @@ def _micro_batches(recipe: Recipe, machine: Machine, world: int) -> list[int]:
     return [size for size in sizes if size > 1 or not recipe.objective.compares_rows] or sizes
 
 
-def _row_length(recipe: Recipe, longest: int | None) -> int:
+def row_length(recipe: Recipe, longest: int | None) -> int:
+    """Return the tokens of a row, at most, with the virtual tokens of the method."""
     virtual = recipe.peft.virtual_length
     limit = recipe.objective.max_seq_length
     return virtual + (limit if longest is None or recipe.objective.packs else min(longest, limit))
@@ -108,7 +109,7 @@ def _step_memory(
         return None
     recipe, on_cpu = settled.recipe, machine.accelerator == "cpu"
     peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
-    rows, length = micro * objective.forward_passes, math.ceil(_row_length(recipe, data.longest) / strategy.row_parts)
+    rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
     kernel = recipe.model.attn_implementation
     is_even = data.longest is not None and data.mean_length == data.longest
     step = Step(rows, length, dtype, "sdpa" if kernel == "auto" else kernel, is_even=is_even)

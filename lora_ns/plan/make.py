@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import math
+
 from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Machine
-from lora_ns.model.files import Base, BaseFacts
+from lora_ns.model.files import BaseFacts
+from lora_ns.model.published import HasFacts
 from lora_ns.plan.checks import (
     attention_problems,
     batch_problems,
@@ -17,7 +20,7 @@ from lora_ns.plan.checks import (
     length_problems,
     quantization_problems,
 )
-from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory
+from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory, row_length
 from lora_ns.plan.notes import end_notes, plan_notes, teacher_notes
 from lora_ns.plan.plan import (
     DataFacts,
@@ -44,13 +47,14 @@ from lora_ns.plan.schedule import (
 )
 from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import adapter_parameters, planned_dtype
+from lora_ns.plan.speed import planned_speed
 from lora_ns.plan.start import base_notes, planned_reference, planned_start, reference_notes
 from lora_ns.recipe.distributed import Processes
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.statistics import shown_by
 
 
-def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None:
+def check_settled(settled: Settled, machine: Machine, base: HasFacts | None) -> None:
     """Check that a recipe can work on this machine and with this base. Raises `PlanError` with every problem."""
     facts, recipe = base.facts if base else None, settled.recipe
     problems = [
@@ -65,7 +69,7 @@ def check_settled(settled: Settled, machine: Machine, base: Base | None) -> None
         raise PlanError(problems)
 
 
-def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataFacts) -> Plan:
+def make_plan(settled: Settled, machine: Machine, base: HasFacts | None, data: DataFacts) -> Plan:
     """Derive every number of a run.
 
     Raises:
@@ -87,6 +91,16 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
     if problems:
         raise PlanError(problems)
     training = settled.recipe.training
+    speed = planned_speed(
+        settled.recipe,
+        machine,
+        facts,
+        world=world.value,
+        checkpointing=batch.checkpointing.value,
+        length=row_length(settled.recipe, data.longest),
+        rows=_seen(data.train_rows, per_epoch.value, steps.value, batch.total.value),
+        dtype=dtype.value,
+    )
     regular, often = regular_interval(settled.recipe, per_epoch.value, steps.value)
     return Plan(
         device=computed(machine.accelerator, _device_why(machine, here)),
@@ -119,6 +133,10 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         base_parameters=computed(facts.parameters if facts else None, _base_why(base)),
         adapter_parameters=computed(adapter, _adapter_why(adapter, base)),
         memory_bytes=planned_memory(batch.memory, machine),
+        tokens_per_second=speed.tokens_per_second,
+        duration_seconds=speed.duration_seconds,
+        energy_wh=speed.energy_wh,
+        disk_bytes=speed.disk_bytes,
         notes=(
             *dict.fromkeys((*settled.loaded.notes, *settled.notes)),
             *data.notes,
@@ -130,6 +148,15 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
             *base_notes(settled.recipe),
         ),
     )
+
+
+def _seen(rows: int | None, per_epoch: int | None, steps: int | None, batch: int) -> int | None:
+    """Return the rows that a run trains on, counting repetitions; None if the steps are not known."""
+    if steps is None:
+        return None
+    if not rows or not per_epoch:
+        return steps * batch
+    return min(steps * batch, math.ceil(steps * rows / per_epoch))
 
 
 def _strategy(settled: Settled) -> Derived[str]:
@@ -197,17 +224,16 @@ def _rows_why(recipe: Recipe, data: DataFacts) -> str:
     return f"a stream, read during training, {order}"
 
 
-def _base_why(base: Base | None) -> str:
-    return (
-        f"{base.facts.model_type}, {base.facts.num_hidden_layers} layers"
-        if base
-        else "known once the base is on this machine"
-    )
+def _base_why(base: HasFacts | None) -> str:
+    if base is None:
+        return "known once the base is on this machine"
+    shape = f"{base.facts.model_type}, {base.facts.num_hidden_layers} layers"
+    return f"{shape}; the published shape" if base.facts.published_as else shape
 
 
-def _adapter_why(parameters: int | None, base: Base | None) -> str:
+def _adapter_why(parameters: int | None, base: HasFacts | None) -> str:
     if parameters is not None:
-        return "from the shapes of the base"
+        return f"from the {'published shape' if base and base.facts.published_as else 'shapes'} of the base"
     return "run `lorans validate --model` to count them" if base else "known once the base is on this machine"
 
 

@@ -71,6 +71,13 @@ class Plan(BaseModel):
     base_parameters: Derived[int | None]
     adapter_parameters: Derived[int | None]
     memory_bytes: Derived[int | None]
+    tokens_per_second: Derived[int | None] = Derived[int | None](value=None, origin="computed")
+    """Tokens that all processes train on in a second, as assumed from the rate of the GPU."""
+    duration_seconds: Derived[int | None] = Derived[int | None](value=None, origin="computed")
+    energy_wh: Derived[int | None] = Derived[int | None](value=None, origin="computed")
+    """Energy of the GPUs in watt-hours."""
+    disk_bytes: Derived[int | None] = Derived[int | None](value=None, origin="computed")
+    """Size of the run directory."""
     deepspeed: dict[str, Any] | None = None
     """The complete DeepSpeed configuration, if the run uses DeepSpeed."""
     notes: tuple[str, ...] = ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lora_ns.machine.hardware import Machine
-from lora_ns.model.files import Base, BaseFacts
+from lora_ns.model.files import BaseFacts
+from lora_ns.model.published import HasFacts
 from lora_ns.model.stored_quantization import fit_quantization
 from lora_ns.plan.fit import choose_strategy_that_fits
 from lora_ns.plan.rank import usual_method
@@ -15,7 +16,9 @@ from lora_ns.recipe.load import LoadedRecipe
 from lora_ns.recipe.recipe import Recipe
 
 
-def settle(loaded: LoadedRecipe, machine: Machine, base: Base | None, teacher: TeacherSize | None = None) -> Settled:
+def settle(
+    loaded: LoadedRecipe, machine: Machine, base: HasFacts | None, teacher: TeacherSize | None = None
+) -> Settled:
     """Resolve a recipe for its base, its teacher and this machine, including the strategy `auto`.
 
     Raises:

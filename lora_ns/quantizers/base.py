@@ -53,6 +53,9 @@ class Quantizer(Table):
     float16_on_gpu: ClassVar[str] = ""
     """Name of its kernels if they support only float16 on a GPU."""
 
+    leaves: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of linear layers that it does not quantise: `Conv1D` of GPT-2, `subclasses` of `torch.nn.Linear`."""
+
     quant_method: ClassVar[str] = ""
     """Its name in the `quantization_config` of a stored base; empty if bases are never stored this way."""
     only_stored: ClassVar[bool] = False
@@ -79,11 +82,6 @@ class Quantizer(Table):
             divided: True if the trainer shards the weights among processes.
         """
         raise NotImplementedError(f"{type(self).__name__} only reads stored bases")
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes that all its layers share."""
-        return 0
 
     def packed_bytes(self, shape: Sequence[int]) -> int:
         """Bytes of a quantised weight with its scales, by the shape of the weight."""

@@ -35,6 +35,7 @@ class _BitsAndBytes(Quantizer):
     library: ClassVar[str] = "bitsandbytes"
     is_usual: ClassVar[bool] = True
     capability_with_biases: ClassVar[str] = "quantized_biases"
+    leaves: ClassVar[frozenset[str]] = frozenset({"subclasses"})
     quant_method: ClassVar[str] = "bitsandbytes"
 
     @classmethod
@@ -72,19 +73,16 @@ class Bnb4Bit(_BitsAndBytes):
     bnb_4bit_use_double_quant: bool = True
     """Also quantise the block scales, which saves about 0.4 bits per parameter."""
 
-    @property
-    def shared_bytes(self) -> int:
-        """The 256 values of the quantised scales, of which bitsandbytes has one table."""
-        return 4 * 256 if self.bnb_4bit_use_double_quant else 0
-
     def packed_bytes(self, shape: Sequence[int]) -> int:
         """Two numbers to a byte, a scale for each block, and the 16 values of the data type.
 
-        The scales are float32, or a byte each with a float32 for each 256 of them and their mean.
+        The scales are float32, or a byte each with a float32 for each 256 of them, their mean and the 256 values of the
+        bytes.
         """
         entries = math.prod(shape)
         blocks = math.ceil(entries / _BLOCK)
-        scales = blocks + 4 * math.ceil(blocks / _SCALE_BLOCK) + 4 if self.bnb_4bit_use_double_quant else 4 * blocks
+        nested = blocks + 4 * (math.ceil(blocks / _SCALE_BLOCK) + 1 + 256)
+        scales = nested if self.bnb_4bit_use_double_quant else 4 * blocks
         return math.ceil(entries / 2) + scales + 4 * 16
 
     def settings(self, whole: Sequence[str], dtype: torch.dtype, divided: bool) -> Any:

@@ -20,6 +20,7 @@ class TorchAo(Quantizer):
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
     extra: ClassVar[str] = "torchao"
     capability: ClassVar[str] = "torchao"
+    leaves: ClassVar[frozenset[str]] = frozenset({"Conv1D"})
     quant_method: ClassVar[str] = "torchao"
     packed_weight: ClassVar[str] = "._weight_qdata"
     packed_beside: ClassVar[tuple[str, ...]] = ("._weight_scale", "._weight_zero_point")

@@ -82,7 +82,11 @@ def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
         "rank": (16, "default"),
         "base_parameters": (1_000_000, "computed"),
         "adapter_parameters": (16 * (128 + 192), "computed"),
-        "memory_bytes": (1_073_943_296, "computed"),
+        "memory_bytes": (1_073_943_312, "computed"),
+        "tokens_per_second": (None, "computed"),
+        "duration_seconds": (None, "computed"),
+        "energy_wh": (None, "computed"),
+        "disk_bytes": (20_000_000 + 4 * 5120 + 2 * (12 * 5120 + 4 * 4), "computed"),
     }
     assert made.notes == ()
 

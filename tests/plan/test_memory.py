@@ -7,14 +7,12 @@ import pytest
 from lora_ns.methods import METHODS
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.estimate import MemoryEstimate, StartMemory, estimate, start_memory
-from lora_ns.recipe.optimizers import OPTIMIZERS
+from lora_ns.plan.memory.exact import ExactTerms
 
 FACTS = BaseFacts("llama", 1_000_000, "BF16", 64, 128, 2, 1000, 512, {})
 STEP = {
     "dtype": "bfloat16",
-    "bits": None,
-    "adapter_parameters": 1000,
-    "state": 8.0,
+    "exact": ExactTerms(weights=2_000_000, adapter=4000, gradients=4000, optimizer=8000),
     "start": StartMemory(),
     "tokens": 100,
     "checkpointing": False,
@@ -29,9 +27,10 @@ def step(facts=FACTS, **changes):
 def test_the_terms_of_a_step():
     layer = 2 * (18 * 64 + 8 * 128) * 3 // 2
     assert step() == MemoryEstimate(
-        weights=2 * 1_000_000,
-        adapter=4 * 1000,
-        optimizer=12 * 1000,
+        weights=2_000_000,
+        adapter=4000,
+        gradients=4000,
+        optimizer=8000,
         activations=100 * 2 * layer,
         logits=100 * 1000 * (2 + 4),
     )
@@ -46,15 +45,12 @@ def test_the_total_is_the_sum_of_its_terms():
     [
         [{"tokens": count} for count in (1, 2, 100, 10_000)],
         [{"scored_tokens": count} for count in (0, 1, 100, 10_000)],
-        [{"adapter_parameters": count} for count in (0, 1, 1000, 10**8)],
-        [{"state": OPTIMIZERS[name].state} for name in ("sgd", "lion_8bit", "paged_adamw_8bit", "adamw_torch")],
+        [{"exact": ExactTerms(size, size, size, size)} for size in (0, 1, 1000, 10**8)],
         [{"start": StartMemory(size, True)} for size in (20_000, 30_000)],
         [{"start": StartMemory(size)} for size in (10**9, 2 * 10**9)],
-        [{"bits": bits} for bits in (4, 8, None)],
         [{"dtype": "bfloat16"}, {"dtype": "float32"}],
         [{"checkpointing": True}, {"checkpointing": False}],
         [{"facts": replace(FACTS, num_hidden_layers=count)} for count in (1, 2, 40)],
-        [{"facts": replace(FACTS, parameters=count)} for count in (500_000, 10**6, 10**9)],
     ],
     ids=lambda sizes: "-".join(sizes[0]),
 )
@@ -67,36 +63,10 @@ def test_half_types_take_the_same():
     assert step(dtype="float16") == step(dtype="bfloat16")
 
 
-@pytest.mark.parametrize(("bits", "size"), [(4, 0.5), (8, 1)])
-def test_a_quantised_base_keeps_its_embeddings(bits, size):
-    embeddings = 2 * 1000 * 64
-    assert step(bits=bits).weights == 2 * embeddings + size * (1_000_000 - embeddings)
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_a_base_that_is_all_embeddings_is_not_quantised(bits):
-    tiny = replace(FACTS, parameters=1000)
-    assert step(tiny, bits=bits).weights == step(tiny).weights
-
-
 def test_recomputing_one_layer_keeps_that_layer():
     one = replace(FACTS, num_hidden_layers=1)
     layer = step(one).activations
     assert step(one, checkpointing=True).activations == layer + 100 * 64 * 2
-
-
-@pytest.mark.parametrize(
-    ("name", "optimizer"),
-    [
-        ("adamw_torch", 12_000),
-        ("adamw_8bit", 6_000),
-        ("paged_adamw_32bit", 12_000),
-        ("sgd", 4_000),
-        ("adafactor", 4_250),
-    ],
-)
-def test_an_optimizer_keeps_a_gradient_and_its_own_state(name, optimizer):
-    assert step(state=OPTIMIZERS[name].state).optimizer == optimizer
 
 
 SHAPES = [(64, 64), (128, 64), (64, 128)]
@@ -123,7 +93,7 @@ def test_a_start_holds_what_peft_computes_it_from():
 
 def test_a_start_counts_as_far_as_it_is_more_than_a_step():
     plain = step()
-    assert step(start=StartMemory(plain.optimizer, has_backward_pass=True)).start == 0
-    assert step(start=StartMemory(plain.optimizer + 5, has_backward_pass=True)).start == 5
-    freed = plain.optimizer + plain.activations + plain.logits
+    assert step(start=StartMemory(plain.gradients + plain.optimizer, has_backward_pass=True)).start == 0
+    assert step(start=StartMemory(plain.gradients + plain.optimizer + 5, has_backward_pass=True)).start == 5
+    freed = plain.gradients + plain.optimizer + plain.activations + plain.logits
     assert step(start=StartMemory(freed + 5)).total == plain.total + 5

@@ -47,7 +47,7 @@ def adapter_size(method: PeftMethod, facts: BaseFacts, task_type: str, added_tok
     if adapted is None or not facts.hidden_size or (method.count_parameters(adapted) is None and not method.token_rows):
         return None
     trained = list(method.trained_tensors(adapted) or ())
-    rows, beside = _token_rows(method, weights, task_type, added_tokens)
+    rows, beside = _token_rows(method, weights, task_type, added_tokens, adapted.embedding_width)
     whole = _trained_whole(method, facts, weights, task_type)
     saved = {weight.name: weight.shape for weight in weights if _is_whole(weight, whole)}
     trained += [*rows, *saved.values(), *_biases(method, weights, adapted, saved)]
@@ -166,16 +166,17 @@ def _embedding_width(facts: BaseFacts, weights: Iterable[Weight]) -> int:
     return next((weight.shape[1] for weight in weights if weight.kind == "embedding"), facts.hidden_size)
 
 
-def _token_rows(method: PeftMethod, weights: Sequence[Weight], task_type: str, added: int) -> tuple[list[Shape], int]:
+def _token_rows(
+    method: PeftMethod, weights: Sequence[Weight], task_type: str, added: int, width: int
+) -> tuple[list[Shape], int]:
     """Return the trained rows of single tokens, and the bytes of their initial values in float32."""
     rows = method.token_rows
     tokens = (len(getattr(method, rows.key)) if rows else 0) + (added if rows and rows.beside_layers else 0)
     if rows is None or not tokens:
         return [], 0
-    embeddings = next(weight for weight in weights if weight.kind == "embedding")
     heads = [weight for weight in weights if weight.kind == "head" and weight.name == "lm_head.weight"]
     both = rows.beside_layers and task_type == "CAUSAL_LM" and heads and not heads[0].tied_to
-    shapes: list[Shape] = [(tokens, embeddings.shape[1])] * (2 if both else 1)
+    shapes: list[Shape] = [(tokens, width)] * (2 if both else 1)
     return shapes, 4 * count(shapes)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lora_ns.architectures.families import is_known
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.adapter import AdapterSize, adapter_size
 from lora_ns.plan.memory.weights import BYTES, weight_bytes, weights_of, whole_modules
@@ -56,8 +57,8 @@ def recipe_adapter(recipe: Recipe, facts: BaseFacts) -> AdapterSize | None:
 
 def base_bytes(recipe: Recipe, facts: BaseFacts, dtype: str) -> int:
     """Return the bytes of the base's weights as a run loads them."""
-    weights = weights_of(facts, recipe.task_type)
-    if weights:
+    if facts.shapes or is_known(facts.settings):
+        weights = weights_of(facts, recipe.task_type)
         return weight_bytes(weights, dtype, recipe.quantization, whole_modules(facts, weights))
     embeddings = 2 * facts.vocab_size * facts.hidden_size  # no shapes: a rule for the part that is not quantised
     packed = max(0, facts.parameters - embeddings) if recipe.quantization.bits else 0

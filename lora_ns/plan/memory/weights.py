@@ -42,7 +42,8 @@ def weights_of(facts: BaseFacts, task_type: str = "CAUSAL_LM", labels: int = 2) 
 
 def _stored(facts: BaseFacts) -> list[Weight]:
     """List the weights of the files, by what their names say."""
-    return [Weight(name, tuple(shape), _kind(name, tuple(shape))) for name, shape in facts.shapes.items()]
+    shapes = facts.shapes or {f"{name}.weight": shape for name, shape in facts.matrices.items()}
+    return [Weight(name, tuple(shape), _kind(name, tuple(shape))) for name, shape in shapes.items()]
 
 
 def _kind(name: str, shape: tuple[int, ...]) -> Kind:
@@ -51,9 +52,9 @@ def _kind(name: str, shape: tuple[int, ...]) -> Kind:
     module = name.removesuffix(".weight")
     if len(shape) == 1:
         return "norm"
-    if "emb" in module or module.rpartition(".")[2] in {"wte", "wpe"}:
+    if "embed" in module or module.rpartition(".")[2] in {"wte", "wpe"}:
         return "embedding"
-    if any(part in module for part in ("lm_head", "classifier", "score", "predictions")):
+    if any(part in module for part in ("lm_head", "classifier", "score", "pooler", "predictions")):
         return "head"
     if len(shape) == 3 or ".experts." in module:
         return "expert"
@@ -83,20 +84,22 @@ def weight_bytes(
         quantizer: the recipe's `[quantization]`.
         whole: parts of the names of modules that are not quantised.
     """
-    total, packed = 0, 0
+    total = 0
     for weight in weights:
         if weight.tied_to:
             continue
-        if quantizer is None or quantizer.bits is None or not _is_quantised(weight, whole):
+        if quantizer is None or quantizer.bits is None or not _is_quantised(weight, quantizer, whole):
             total += weight.size * BYTES[dtype]
-            continue
-        total += quantizer.packed_bytes(weight.shape)
-        packed += 1
-    return total + (quantizer.shared_bytes if quantizer is not None and packed else 0)
+        else:
+            total += quantizer.packed_bytes(weight.shape[::-1] if weight.is_transposed else weight.shape)
+    return total
 
 
-def _is_quantised(weight: Weight, whole: Collection[str]) -> bool:
-    return weight.kind == "linear" and not set(weight.name.split(".")).intersection(whole)
+def _is_quantised(weight: Weight, quantizer: Quantization, whole: Collection[str]) -> bool:
+    is_left = (weight.is_transposed and "Conv1D" in quantizer.leaves) or (
+        weight.has_own_class and "subclasses" in quantizer.leaves
+    )
+    return weight.kind == "linear" and not is_left and not set(weight.name.split(".")).intersection(whole)
 
 
 def parameter_count(weights: Iterable[Weight]) -> int:
