@@ -138,6 +138,7 @@ def write_rows(case: Case, base: Path, file: Path) -> None:
 
     tokenizer, draw = Tokenizer.from_file(str(base / "tokenizer.json")), random.Random(0)
     tokenizer.no_truncation()
+    tokenizer.no_padding()
     each = len(tokenizer.encode(" " + " ".join(WORDS), add_special_tokens=False).ids) / len(WORDS)
     other = 6 if case.model == "minilm" else min(CHAT_TOKENS, case.length * 3 // 4)
     with file.open("w", encoding="utf-8") as stream:

@@ -110,9 +110,9 @@ def _step_memory(
     recipe, on_cpu = settled.recipe, machine.accelerator == "cpu"
     peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
     rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
-    kernel = recipe.model.attn_implementation
+    kernel = "sdpa" if recipe.model.attn_implementation == "auto" else recipe.model.attn_implementation
     is_even = data.longest is not None and data.mean_length == data.longest
-    step = Step(rows, length, dtype, "sdpa" if kernel == "auto" else kernel, is_even=is_even)
+    step = Step(rows, length, dtype, kernel, is_even=is_even)
     if objective.packs:
         step = replace(step, rows=1, length=rows * length, is_packed=True)
     scored = step.tokens if objective.scores_every_token else 0
