@@ -10,10 +10,12 @@ from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.activations import Step
 from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, MemoryEstimate, Scoring, estimate, start_memory
 from lora_ns.plan.memory.exact import exact_terms
+from lora_ns.plan.memory.weights import BYTES
 from lora_ns.plan.plan import DataFacts, Derived, computed, written_value
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
 from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import adapted_shapes, planned_dtype
+from lora_ns.quantizers.base import DTYPES
 from lora_ns.recipe.recipe import Recipe
 
 USABLE_MEMORY = 0.85
@@ -126,9 +128,20 @@ def _step_memory(
         checkpointing=checkpointing,
         scoring=Scoring(math.ceil(scored * data.trained_share), POSITIONS_AT_ONCE) if in_parts else Scoring(scored),
         on_cpu=on_cpu,
+        mapped=_mapped(recipe, facts, dtype) if on_cpu else 0,
         teacher_parameters=settled.teacher.parameters if settled.teacher else 0,
     )
     return in_each_process(whole, strategy, count_processes(strategy, machine), facts.num_hidden_layers)
+
+
+def _mapped(recipe: Recipe, facts: BaseFacts, dtype: str) -> int:
+    """Return the bytes of weight files that stay mapped beside a base that is quantised as it is loaded.
+
+    Tensors that keep their dtype, such as the embeddings, are views of the mapped file, and hold all of it.
+    """
+    if not recipe.quantization.bits or facts.quantization or DTYPES.get(dtype) != facts.largest_dtype:
+        return 0
+    return max(0, facts.parameters - facts.vocab_size * facts.hidden_size) * BYTES[dtype]
 
 
 def fits_into_memory(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:
@@ -211,6 +224,6 @@ def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[i
         return computed(None, "known once the base is on this machine")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
     start = f"; {memory.start / 1e9:.1f} GB of it to initialise the adapter" if memory.start >= _WORTH_TELLING else ""
-    good = ", within 15 % in the runs of docs/memory.md" if machine.accelerator == "cpu" else ""
+    good = ", usually within 15 %" if machine.accelerator == "cpu" else ""
     why = f"an estimate{good}; most of it {largest[0]}{start}"
     return computed(memory.total, why)

@@ -9,7 +9,7 @@ FEWEST = 3
 """Runs from which a machine has a band of its own."""
 
 _PUBLISHED = 0.85, 1.15
-"""Measured over planned memory in the runs of docs/memory.md."""
+"""Measured over planned memory in nearly all runs of docs/memory.md."""
 
 _LEAST = 0.03
 """Distance from 1 that a band has at least, since a few equal runs say little about others."""

@@ -39,7 +39,7 @@ class MemoryEstimate:
     teacher: int = 0
     """Weights of a teacher."""
     runtime: int = LIBRARIES_ON_CPU
-    """The libraries themselves; on a GPU, its context."""
+    """The libraries themselves, and files that stay mapped; on a GPU, its context."""
 
     @property
     def total(self) -> int:
@@ -77,6 +77,7 @@ def estimate(
     checkpointing: bool,
     scoring: Scoring,
     on_cpu: bool,
+    mapped: int = 0,
     teacher_parameters: int = 0,
 ) -> MemoryEstimate:
     """Estimate the peak memory of one step.
@@ -90,6 +91,7 @@ def estimate(
         checkpointing: True if activations are recomputed.
         scoring: positions whose next token is predicted.
         on_cpu: True if training runs on the CPU.
+        mapped: bytes of weight files that stay mapped beside the weights made of them.
         teacher_parameters: parameters of a second model, which is loaded in the same dtype.
     """
     kept, layer = kept_bytes(facts, peft, step, checkpointing)
@@ -110,7 +112,7 @@ def estimate(
         transient=transient,
         start=max(0, start.size - replaced),
         teacher=teacher_bytes(teacher_parameters, step.dtype),
-        runtime=LIBRARIES_ON_CPU if on_cpu else LIBRARIES_ON_GPU,
+        runtime=(LIBRARIES_ON_CPU if on_cpu else LIBRARIES_ON_GPU) + mapped,
     )
 
 
