@@ -12,6 +12,7 @@ from lora_ns.cli.results import draw_panel
 from lora_ns.cli.show import print_json
 from lora_ns.cli.terminal import is_terminal, say, say_wrapped
 from lora_ns.data import cache as kept
+from lora_ns.files.own_cache import cache_folder
 
 
 def cache(
@@ -24,11 +25,11 @@ def cache(
         if as_json:
             print_json({"freed": freed})
         else:
-            say(f"{freed / 1e6:,.1f} MB freed in {kept.cache_folder()}")
+            say(f"{freed / 1e6:,.1f} MB freed in {cache_folder()}")
         return
     found = kept.entries()
     if as_json:
-        print_json({"folder": str(kept.cache_folder()), "entries": [vars(entry) for entry in found]})
+        print_json({"folder": str(cache_folder()), "entries": [vars(entry) for entry in found]})
         return
     _show(found)
 
@@ -42,7 +43,7 @@ def _show(found: list[kept.Entry]) -> None:
     elif rows:
         draw_panel("cache", (list(zip(row, ("bold", "", "dim"), strict=True)) for row in rows))
     total = sum(entry.size for entry in found) / 1e6
-    say_wrapped(f"{len(found)} cached, {total:,.1f} MB in {kept.cache_folder()}", "", "  ")
+    say_wrapped(f"{len(found)} cached, {total:,.1f} MB in {cache_folder()}", "", "  ")
 
 
 def _time(entry: kept.Entry) -> str:

@@ -10,17 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_ns.errors import Problem, UsageError
+from lora_ns.files.own_cache import cache_folder
 from lora_ns.files.temporary import claim, release, remove_abandoned
 
 _UNFINISHED = ".unfinished-"
-
-
-def cache_folder() -> Path:
-    """Return the cache folder: `LORANS_CACHE`, or `lorans` in the user's cache folder."""
-    named = os.environ.get("LORANS_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorans"
 
 
 @dataclass(frozen=True)

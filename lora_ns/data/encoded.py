@@ -38,6 +38,16 @@ class Tally:
     noted: Noted = field(default_factory=Noted)
 
     @property
+    def mean_length(self) -> float | None:
+        """Tokens of a row on average; None without rows."""
+        return self.tokens / self.rows if self.rows else None
+
+    @property
+    def trained_share(self) -> float:
+        """Part of the tokens that are in the loss; 1 if none are known."""
+        return self.trained_tokens / self.tokens if self.tokens and self.trained_tokens else 1.0
+
+    @property
     def left_out(self) -> int:
         """Rows, or answers with their own sequence, that are not trained on for any reason."""
         return self.dropped + sum(len(self.noted.rows.get(code, ())) for code in LEFT_OUT)

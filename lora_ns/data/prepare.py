@@ -151,6 +151,8 @@ def _facts(
         train_rows=None if sources.is_stream else len(dataset),
         eval_rows=len(encoded.eval.dataset) if encoded.eval else None,
         longest=None if sources.is_stream else min(encoded.train.tally.longest, objective.max_seq_length),
+        mean_length=None if sources.is_stream else encoded.train.tally.mean_length,
+        trained_share=1.0 if sources.is_stream else encoded.train.tally.trained_share,
         why=why,
         notes=tuple(found),
         format=name,

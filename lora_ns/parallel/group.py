@@ -210,14 +210,15 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory() -> dict[str, int]:
-    """Return the peak GPU memory of training, of the rank with the highest peak, in bytes; empty on a CPU.
+    """Return the peak memory of training, of the rank with the highest peak, in bytes.
 
-    `peak_memory_bytes` counts tensors, `peak_reserved_bytes` the memory that torch reserved for them.
+    On a GPU, `peak_memory_bytes` counts tensors, and `peak_reserved_bytes` the memory that torch reserved for them.
+    Elsewhere `peak_memory_bytes` is the largest resident size of the process.
     """
     import torch
 
     if not torch.cuda.is_available():
-        return {}
+        return {"peak_memory_bytes": any_of(used_memory())}
     found = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
     return {name: any_of(size) for name, size in zip(("peak_memory_bytes", "peak_reserved_bytes"), found, strict=True)}
 

@@ -8,15 +8,18 @@ from dataclasses import asdict, dataclass, replace
 from lora_ns.machine.hardware import Machine
 from lora_ns.methods.base import StartMemory
 from lora_ns.model.files import BaseFacts
-from lora_ns.plan.memory.estimate import MemoryEstimate, estimate, start_memory
+from lora_ns.plan.memory.activations import Step
+from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, MemoryEstimate, Scoring, estimate, start_memory
 from lora_ns.plan.memory.exact import ExactTerms, exact_terms
-from lora_ns.plan.plan import Derived, computed, written_value
+from lora_ns.plan.memory.weights import BYTES
+from lora_ns.plan.plan import DataFacts, Derived, computed, written_value
 from lora_ns.plan.processes import choose_strategy, count_here, count_processes, in_each_process
 from lora_ns.plan.settled import Settled
 from lora_ns.plan.sizes import adapted_shapes, planned_dtype
+from lora_ns.quantizers.base import DTYPES
 from lora_ns.recipe.recipe import Recipe
 
-USABLE_MEMORY = 0.8
+USABLE_MEMORY = 0.85
 """Fraction of the free memory that an estimate may use."""
 
 
@@ -45,16 +48,16 @@ def choose_strategy_that_fits(settled: Settled, machine: Machine, facts: BaseFac
         here = count_here(candidate.distributed, machine)
         recomputes = candidate.peft.capabilities.gradient_checkpointing is True
         dtype = planned_dtype(settled, machine, facts).value
-        tokens = row_length(candidate, None)
         asked, fixed = replace(settled, recipe=candidate), _fixed_terms(candidate, machine, facts, dtype)
-        return fits_into_memory(_step_memory(asked, machine, facts, dtype, tokens, recomputes, fixed), machine, here)
+        memory = _step_memory(asked, machine, facts, dtype, 1, DataFacts(), recomputes, fixed)
+        return fits_into_memory(memory, machine, here)
 
     strategy, why = choose_strategy(settled.recipe, machine, fits)
     return replace(settled, recipe=settled.recipe.model_copy(update={"distributed": strategy}), strategy_why=why)
 
 
 def choose_batch(
-    settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, longest: int | None, world: int
+    settled: Settled, machine: Machine, facts: BaseFacts | None, dtype: str, data: DataFacts, world: int
 ) -> Batch:
     """Choose the largest micro-batch that fits; use gradient checkpointing only if no size fits without it."""
     training = settled.recipe.training
@@ -65,12 +68,10 @@ def choose_batch(
     fixed = _fixed_terms(settled.recipe, machine, facts, dtype)
     for checkpointing in choices:
         for micro in micros:
-            tokens = micro * row_length(settled.recipe, longest)
-            memory = _step_memory(settled, machine, facts, dtype, tokens, checkpointing, fixed)
+            memory = _step_memory(settled, machine, facts, dtype, micro, data, checkpointing, fixed)
             if fits_into_memory(memory, machine, here):
                 return _cut(settled, micro, checkpointing, memory, facts, world)
-    tokens = micros[-1] * row_length(settled.recipe, longest)
-    memory = _step_memory(settled, machine, facts, dtype, tokens, choices[-1], fixed)
+    memory = _step_memory(settled, machine, facts, dtype, micros[-1], data, choices[-1], fixed)
     return _cut(settled, micros[-1], choices[-1], memory, facts, world)
 
 
@@ -115,25 +116,46 @@ def _step_memory(
     machine: Machine,
     facts: BaseFacts | None,
     dtype: str,
-    tokens: int,
+    micro: int,
+    data: DataFacts,
     checkpointing: bool,
     fixed: tuple[ExactTerms, StartMemory] | None,
 ) -> MemoryEstimate | None:
     if facts is None or fixed is None:
         return None
-    strategy, objective = settled.recipe.distributed, settled.recipe.objective
-    tokens = math.ceil(tokens * objective.forward_passes / strategy.row_parts)
+    recipe, on_cpu = settled.recipe, machine.accelerator == "cpu"
+    peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
+    rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
+    kernel = "sdpa" if recipe.model.attn_implementation == "auto" else recipe.model.attn_implementation
+    is_even = data.longest is not None and data.mean_length == data.longest
+    step = Step(rows, length, dtype, kernel, is_even=is_even)
+    if objective.packs:
+        step = replace(step, rows=1, length=rows * length, is_packed=True)
+    scored = step.tokens if objective.scores_every_token else 0
+    in_parts = objective.next_token_loss and not peft.virtual_length
     whole = estimate(
         facts,
         exact=fixed[0],
-        dtype=dtype,
+        peft=peft,
         start=fixed[1],
-        tokens=tokens,
+        step=step,
         checkpointing=checkpointing,
-        scored_tokens=tokens if objective.scores_every_token else 0,
+        scoring=Scoring(math.ceil(scored * data.trained_share), POSITIONS_AT_ONCE) if in_parts else Scoring(scored),
+        on_cpu=on_cpu,
+        mapped=_mapped(recipe, facts, dtype) if on_cpu else 0,
         teacher_parameters=settled.teacher.parameters if settled.teacher else 0,
     )
     return in_each_process(whole, strategy, count_processes(strategy, machine), facts.num_hidden_layers)
+
+
+def _mapped(recipe: Recipe, facts: BaseFacts, dtype: str) -> int:
+    """Return the bytes of weight files that stay mapped beside a base that is quantised as it is loaded.
+
+    Tensors that keep their dtype, such as the embeddings, are views of the mapped file, and hold all of it.
+    """
+    if not recipe.quantization.bits or facts.quantization or DTYPES.get(dtype) != facts.largest_dtype:
+        return 0
+    return max(0, facts.parameters - facts.vocab_size * facts.hidden_size) * BYTES[dtype]
 
 
 def fits_into_memory(memory: MemoryEstimate | None, machine: Machine, here: int = 1) -> bool:
@@ -216,6 +238,6 @@ def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[i
         return computed(None, "known once the base is on this machine")
     largest = max(asdict(memory).items(), key=lambda term: term[1])
     start = f"; {memory.start / 1e9:.1f} GB of it to initialise the adapter" if memory.start >= _WORTH_TELLING else ""
-    good = "more likely too high than too low" if machine.accelerator == "cuda" else "accurate to a factor of 1.5"
-    why = f"an estimate, {good}; most of it {largest[0]}{start}"
+    good = ", usually within 15 %" if machine.accelerator == "cpu" else ""
+    why = f"an estimate{good}; most of it {largest[0]}{start}"
     return computed(memory.total, why)

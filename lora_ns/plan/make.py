@@ -90,7 +90,7 @@ def make_plan(
     adapter = adapter_parameters(settled.recipe, facts)
     world, here = _world_size(settled, machine), count_here(settled.recipe.distributed, machine)
     shares = data_parallel_size(settled.recipe.distributed, world.value)
-    batch = choose_batch(settled, machine, facts, dtype.value, data.longest, shares)
+    batch = choose_batch(settled, machine, facts, dtype.value, data, shares)
     per_epoch = epoch_steps(settled.recipe, data.train_rows, batch, shares)
     steps = planned_steps(settled, per_epoch.value)
     problems = [

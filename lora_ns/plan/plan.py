@@ -119,6 +119,10 @@ class DataFacts:
     """Evidence for the format, such as the columns."""
     eval_why: str = ""
     """Reason why the number of evaluation rows is unknown."""
+    mean_length: float | None = None
+    """Tokens of a row on average."""
+    trained_share: float = 1.0
+    """Part of the tokens that are in the loss; 1 before tokenisation."""
 
 
 def written_value(settled: Settled, key: str, value: T) -> Derived[T]:

@@ -19,6 +19,7 @@ from lora_ns.data.stream import Stream, stream_counts
 from lora_ns.errors import InterruptedRunError, LoransError, Problem, RunError
 from lora_ns.files.disk import hash_folder, telling_disk_errors
 from lora_ns.machine.exhaustion import telling_memory_errors
+from lora_ns.merging.pool import release
 from lora_ns.model.adapter import add_adapter, check_head, record_base, save_adapter, trainable_parameters
 from lora_ns.model.consent import carry_over
 from lora_ns.model.files import Base
@@ -31,15 +32,25 @@ from lora_ns.objectives.label_loss import labels_that_count
 from lora_ns.objectives.prompt_trainer import Sample
 from lora_ns.objectives.rewarded import RewardedObjective
 from lora_ns.parallel.context import divided_attention
-from lora_ns.parallel.group import check_world, check_wrapped, forget_peak_memory, is_one_of_several, leave, peak_memory
+from lora_ns.parallel.group import (
+    check_world,
+    check_wrapped,
+    forget_peak_memory,
+    is_one_of_several,
+    leave,
+    peak_memory,
+    used_memory,
+)
 from lora_ns.parallel.nodes import resume_command
 from lora_ns.parallel.sharding import dividing_at_once
 from lora_ns.parallel.stop import StopSignal
+from lora_ns.plan.memory.allocator import LIBRARIES_ON_GPU
 from lora_ns.recipe.distributed import DeepSpeed, OneProcess, Strategy
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.run.directory import RunDir
 from lora_ns.run.lineage import close_chain, trained_chain
 from lora_ns.run.manifest import BestRecord, Manifest, SealRecord
+from lora_ns.run.measured_memory import remember
 from lora_ns.run.metrics import read_metrics
 from lora_ns.run.observer import Observer, SilentObserver
 from lora_ns.safety.credentials import scrubbed
@@ -167,10 +178,11 @@ def train_and_seal(
 
 
 def _free_memory() -> None:
-    """Release the memory of the trained model."""
+    """Release the memory of the trained model, so that another one fits."""
     import torch
 
     gc.collect()
+    release()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -228,6 +240,7 @@ def _fit(
     observer.shows(recipe.objective.shows)
     observer.stage("training")
     forget_peak_memory()
+    before_training = used_memory()
     with (
         telling_memory_errors(*no_room_to_train(run, manifest)),
         telling_broken_rows(run, manifest),
@@ -238,9 +251,21 @@ def _fit(
         step = completion.complete(manifest, trainer)
     _check_stepped(trainer, observer, completion.ended)
     metrics = {**manifest.metrics, **peak_memory(), **trainer.padding()}
+    if rank.is_first and used_memory() > before_training:  # otherwise the peak is not that of training
+        _remember_memory(manifest, metrics)
     leave_training(trainer)
     seal = _sealed(manifest, model, prepared, trainer)
     return _Fitted(manifest, model, trainer, suites, metrics, seal if rank.is_first else None, step, completion)
+
+
+def _remember_memory(manifest: Manifest, metrics: dict[str, Any]) -> None:
+    """Keep planned and measured memory for the plans of later runs on this machine."""
+    planned, device = manifest.plan.memory_bytes.value, manifest.plan.device.value
+    taken = metrics["peak_memory_bytes"]
+    if device == "cuda":
+        taken = metrics["peak_reserved_bytes"] + LIBRARIES_ON_GPU
+    if planned:
+        remember(device, planned, taken)
 
 
 def _sealed(manifest: Manifest, model: PeftModel, prepared: PreparedRun, trainer: Trainer) -> Seal | None:

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.modules import is_rescaled
+from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE
 from lora_ns.table import IGNORED
 from lora_ns.training.causal_attention import attention_without_mask
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
-
-POSITIONS_AT_ONCE = 1024
-"""Positions projected at once; bounds the memory for logits of shape (positions, vocabulary)."""
 
 
 POSITIONS = "scored_positions"

@@ -1,8 +1,7 @@
 """Estimate of the memory that a training step needs: a sum of named terms, from sizes alone.
 
-Weights, adapter, gradients and optimizer come from `lora_ns.plan.memory.exact`. The activations are a model of the
-tensors that PyTorch stores for the backward pass, accurate to about a factor of 1.5 on a CPU. On a GPU, whose attention
-stores less, the whole estimate was 2.1 to 2.7 times the memory used.
+Weights, adapter, gradients and optimizer come from `lora_ns.plan.memory.exact`, activations from what each layer was
+counted to keep (`lora_ns.plan.memory.activations`), and the rest from `lora_ns.plan.memory.allocator`.
 """
 
 from __future__ import annotations
@@ -12,11 +11,13 @@ from dataclasses import dataclass
 from lora_ns.methods import PeftMethod
 from lora_ns.methods.base import Shapes, StartMemory
 from lora_ns.model.files import BaseFacts
+from lora_ns.plan.memory.activations import Step, kept_bytes
+from lora_ns.plan.memory.allocator import LIBRARIES_ON_CPU, LIBRARIES_ON_GPU, held_bytes
 from lora_ns.plan.memory.exact import ExactTerms
 from lora_ns.plan.memory.weights import BYTES
 
-_RUNTIME_BYTES = 1_000_000_000
-"""Memory of the libraries themselves, and reserve of the allocator."""
+POSITIONS_AT_ONCE = 1024
+"""Positions that the loss projects onto the vocabulary at once."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +29,55 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
+    """What the forward pass keeps for the backward pass."""
     logits: int
+    """Logits over the vocabulary, with what the loss computes from them."""
+    transient: int = 0
+    """Temporary tensors of a step, and gaps that the allocator cannot fill."""
     start: int = 0
     """Memory for computing the initialisation before the first step, as far as it exceeds that of a step."""
     teacher: int = 0
     """Weights of a teacher."""
-    runtime: int = _RUNTIME_BYTES
+    runtime: int = LIBRARIES_ON_CPU
+    """The libraries themselves, and files that stay mapped; on a GPU, its context."""
 
     @property
     def total(self) -> int:
         """Sum of all terms."""
         step = self.weights + self.adapter + self.gradients + self.optimizer + self.activations + self.logits
-        return step + self.runtime + self.start + self.teacher
+        return step + self.transient + self.runtime + self.start + self.teacher
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the loss computes logits."""
+
+    tokens: int
+    """Positions whose next token is predicted."""
+    at_once: int | None = None
+    """Positions whose logits are in memory together; None for all."""
+
+    def size(self, facts: BaseFacts, dtype: str) -> int:
+        """Return the bytes of logits, probabilities and the gradient of hidden states."""
+        item, together = BYTES[dtype], min(self.tokens, self.at_once or self.tokens)
+        if self.at_once is None:
+            return together * facts.vocab_size * (item + 4)
+        # Logits, their logarithms, probabilities and a product of these, in float32; and what the last part left.
+        each = 16 if self.tokens <= self.at_once else 18
+        return together * facts.vocab_size * each + self.tokens * facts.hidden_size * item
 
 
 def estimate(
     facts: BaseFacts,
     *,
     exact: ExactTerms,
-    dtype: str,
+    peft: PeftMethod,
     start: StartMemory,
-    tokens: int,
+    step: Step,
     checkpointing: bool,
-    scored_tokens: int,
+    scoring: Scoring,
+    on_cpu: bool,
+    mapped: int = 0,
     teacher_parameters: int = 0,
 ) -> MemoryEstimate:
     """Estimate the peak memory of one step.
@@ -58,19 +85,22 @@ def estimate(
     Args:
         facts: sizes of the base.
         exact: weights, adapter, gradients and optimizer.
-        dtype: dtype of the computation, by its torch name.
+        peft: the recipe's `[peft]`.
         start: memory of the adapter's initialisation.
-        tokens: positions in one forward pass, padding included.
+        step: rows and positions of a forward pass, padding included.
         checkpointing: True if activations are recomputed.
-        scored_tokens: positions whose next token is predicted.
+        scoring: positions whose next token is predicted.
+        on_cpu: True if training runs on the CPU.
+        mapped: bytes of weight files that stay mapped beside the weights made of them.
         teacher_parameters: parameters of a second model, which is loaded in the same dtype.
     """
-    size = BYTES[dtype]
-    layer = size * (18 * facts.hidden_size + 8 * facts.intermediate_size) * 3 // 2
-    kept = (
-        facts.num_hidden_layers * facts.hidden_size * size + layer if checkpointing else facts.num_hidden_layers * layer
-    )
-    activations, logits = tokens * kept, scored_tokens * facts.vocab_size * (size + 4)
+    kept, layer = kept_bytes(facts, peft, step, checkpointing)
+    activations = kept.total + (layer.total if checkpointing else 0)
+    forward, backward = held_bytes(kept, layer, facts.num_hidden_layers, checkpointing, on_cpu)
+    # The logits are gone when the backward pass of the layers begins, which needs its own memory only then.
+    peak = max(forward + scoring.size(facts, step.dtype), backward)
+    logits = min(scoring.size(facts, step.dtype), peak - activations)
+    transient = peak - activations - logits
     replaced = exact.gradients + exact.optimizer + (0 if start.has_backward_pass else activations + logits)
     return MemoryEstimate(
         weights=exact.weights,
@@ -79,8 +109,10 @@ def estimate(
         optimizer=exact.optimizer,
         activations=activations,
         logits=logits,
+        transient=transient,
         start=max(0, start.size - replaced),
-        teacher=teacher_bytes(teacher_parameters, dtype),
+        teacher=teacher_bytes(teacher_parameters, step.dtype),
+        runtime=(LIBRARIES_ON_CPU if on_cpu else LIBRARIES_ON_GPU) + mapped,
     )
 
 
