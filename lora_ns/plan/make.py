@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Machine
 from lora_ns.model.files import Base, BaseFacts
@@ -119,6 +121,7 @@ def make_plan(settled: Settled, machine: Machine, base: Base | None, data: DataF
         base_parameters=computed(facts.parameters if facts else None, _base_why(base)),
         adapter_parameters=computed(adapter, _adapter_why(adapter, base)),
         memory_bytes=planned_memory(batch.memory, machine),
+        memory=asdict(batch.memory) if batch.memory else {},
         notes=(
             *dict.fromkeys((*settled.loaded.notes, *settled.notes)),
             *data.notes,

@@ -71,6 +71,8 @@ class Plan(BaseModel):
     base_parameters: Derived[int | None]
     adapter_parameters: Derived[int | None]
     memory_bytes: Derived[int | None]
+    memory: dict[str, int] = {}
+    """Bytes of each term of `memory_bytes`, by name; empty if it is not known, and in runs of older versions."""
     deepspeed: dict[str, Any] | None = None
     """The complete DeepSpeed configuration, if the run uses DeepSpeed."""
     notes: tuple[str, ...] = ()

@@ -60,6 +60,7 @@ from lora_ns.training.reference import refer_once, refer_to_start
 from lora_ns.training.rewards import open_rewards
 from lora_ns.training.samples import sample_writer
 from lora_ns.training.seal import Seal
+from lora_ns.training.surviving import room_of
 from lora_ns.training.time_limit import TimeLimit, timing
 from lora_ns.training.trainer import make_trainer
 from lora_ns.training.trouble import BadSteps, skipping_bad_steps
@@ -227,13 +228,15 @@ def _fit(
         check_deepspeed_states(checkpoint[0])
     observer.shows(recipe.objective.shows)
     observer.stage("training")
+    trainer.room = room_of(run, manifest, observer)
     forget_peak_memory()
     with (
-        telling_memory_errors(*no_room_to_train(run, manifest)),
+        telling_memory_errors(*no_room_to_train(run, manifest, trainer.room)),
         telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+        manifest = manifest.model_copy(update={"halved": trainer.room.record})
         _check_finished(run, recipe.distributed, trainer, stop)
         step = completion.complete(manifest, trainer)
     _check_stepped(trainer, observer, completion.ended)
