@@ -43,24 +43,27 @@ class Divisible:
             return None
         return cls(inputs, (1,) * rows, sides=sides)
 
-    def parts(self, most: int | None) -> list[Part]:
-        """The batch in parts of at most `most` units, as far as pieces are not larger; None for the whole batch."""
-        if most is None or sum(self.sizes) <= most:
-            return [Part(self.inputs, sum(self.sizes), len(self.sizes), 1.0)]
-        found: list[list[int]] = [[]]
-        for number, size in enumerate(self.sizes):
-            if found[-1] and sum(self.sizes[one] for one in found[-1]) + size > most:
-                found.append([])
-            found[-1].append(number)
-        return [self._part(pieces[0], pieces[-1] + 1) for pieces in found]
+    def parts(self, most: int | None, whole: Part | None = None) -> list[Part]:
+        """The batch, or a part of it, in parts of at most `most` units; a piece that is larger is a part of its own."""
+        first, end = (whole.first, whole.end) if whole else (0, len(self.sizes))
+        if most is None or sum(self.sizes[first:end]) <= most:
+            return [whole or self._part(first, end)]
+        found, size = [], 0
+        for number in range(first, end):
+            if size and size + self.sizes[number] > most:
+                found.append(self._part(first, number))
+                first, size = number, 0
+            size += self.sizes[number]
+        return [*found, self._part(first, end)]
 
     def _part(self, first: int, end: int) -> Part:
-        size, start = sum(self.sizes[first:end]), sum(self.sizes[:first])
-        share = size / sum(self.sizes)
+        size, start, total = sum(self.sizes[first:end]), sum(self.sizes[:first]), sum(self.sizes)
+        if size == total:
+            return Part(self.inputs, first, end, size, 1.0)
         if isinstance(self.inputs, list):
-            return Part(self.inputs[start : start + size], size, end - first, share)
-        cut = dict(self._packed(first, end, start, size) if self.unit == "tokens" else self._rows(first, end))
-        return Part(cut, size, end - first, share)
+            return Part(self.inputs[start : start + size], first, end, size, size / total)
+        cut = self._packed(first, end, start, size) if self.unit == "tokens" else self._rows(first, end)
+        return Part(dict(cut), first, end, size, size / total)
 
     def _rows(self, first: int, end: int) -> Iterator[tuple[str, Any]]:
         """Some rows of a batch."""
@@ -91,11 +94,17 @@ class Part:
     """A part of a batch."""
 
     inputs: Any
+    first: int
+    """Its first row or document in the batch."""
+    end: int
     size: int
-    pieces: int
-    """Rows or documents in it."""
     share: float
     """Its size as a share of the batch."""
+
+    @property
+    def pieces(self) -> int:
+        """Rows or documents in it."""
+        return self.end - self.first
 
     def trimmed(self) -> Part:
         """The part without positions at the end that are padding in each of its rows."""

@@ -12,7 +12,7 @@ import json
 import operator
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from lora_ns.files.shortage import is_out_of_memory
@@ -47,12 +47,11 @@ class Room:
         """What was found, if memory ever ran out."""
         return None if self.found == HalvedRecord() else self.found
 
-    def halve(self, parts: Sequence[Part], unit: Unit, of: Batches, failure: str) -> None:
-        """Allow half of the largest part from now on. Raises `MemoryError` if it cannot be cut."""
-        largest = max(parts, key=lambda part: part.size)
-        if largest.pieces < 2:
+    def halve(self, part: Part, unit: Unit, of: Batches, failure: str) -> None:
+        """Allow half of a part from now on. Raises `MemoryError` if it cannot be cut."""
+        if part.pieces < 2:
             raise MemoryError(failure)
-        self.found = self.found.model_copy(update={of: -(-largest.size // 2), "unit": unit})
+        self.found = self.found.model_copy(update={of: -(-part.size // 2), "unit": unit})
 
     def told(self, before: HalvedRecord, step: int, size: int, of: Batches) -> None:
         """Report a change since `before`.
@@ -96,70 +95,68 @@ class Surviving:
         if isinstance(inputs, list):  # prompts, whose completions are generated together
             model.train()
             inputs = self._prepare_inputs(inputs)
-        batch = self._divisible(inputs)
+        batch = Divisible.of(inputs, getattr(self.data_collator, "sides", 1))
         if batch is None:
-            return one(inputs, num_items_in_batch)
-        before, known = _Before(self, _trained_by(self)), room.found
-        loss, parts = None, batch.parts(known.train)
-        while True:
-            loss = before.tried(functools.partial(self._sum_of, one, parts, inputs, num_items_in_batch))
-            if loss is not None:
-                break
-            room.halve(parts, batch.unit, "train", before.failure)
-            parts = batch.parts(room.found.train)
-        before.add_gradients()
-        before.join_metrics([part.share for part in parts])
-        room.told(known, self.state.global_step, known.train or sum(batch.sizes), "train")
-        return loss
-
-    def _divisible(self, inputs: Any) -> Divisible | None:
-        return Divisible.of(inputs, getattr(self.data_collator, "sides", 1), getattr(self, "num_generations_eval", 1))
-
-    def _sum_of(
-        self, one: Callable[[Any, Any], Any], parts: Sequence[Part], inputs: Any, num_items_in_batch: Any
-    ) -> Any:
-        """Train on the parts of a batch. Returns the sum of their losses, each by its share of the batch."""
-        if len(parts) == 1:
             return one(inputs, num_items_in_batch)
         steps, counter = self.current_gradient_accumulation_steps, getattr(self, "_step", None)
         is_mean_of_items = num_items_in_batch is None and "labels" in inputs
         items = float(self.count_of(inputs)) if is_mean_of_items else 0.0
-        losses = []
+
+        def work(part: Part) -> Any:
+            """The loss of a part, by its share of the batch."""
+            share = float(self.count_of(part.inputs)) / items if items else part.share
+            if counter is not None:
+                self._step = counter
+            if part.share < 1:
+                # The trainer divides a mean by the number of batches.
+                self.current_gradient_accumulation_steps = steps / max(share, _TINY)
+                part = replace(part, inputs=self.part_of(part.trimmed().inputs, share))
+            return one(part.inputs, num_items_in_batch)
+
         try:
-            for part in parts:
-                share = float(self.count_of(part.inputs)) / items if items else part.share
-                if counter is not None:
-                    self._step = counter
-                if share:  # the trainer divides a mean by the number of batches
-                    self.current_gradient_accumulation_steps = steps / share
-                    losses.append(one(self.part_of(part.trimmed().inputs, share), num_items_in_batch))
+            found = self._in_parts(batch, work, "train", _trained_by(self))
         finally:
             self.current_gradient_accumulation_steps = steps
+        losses = [loss for _, loss in found]
         return sum(losses[1:], losses[0])
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch, in as many parts as memory needs."""
         one, room = functools.partial(super().prediction_step, model), self.room  # type: ignore[misc]
-        batch = None if room is None or room.not_in_evaluation else self._divisible(inputs)
-        if room is None or batch is None:
+        sides, group = getattr(self.data_collator, "sides", 1), getattr(self, "num_generations_eval", 1)
+        batch = None if room is None or room.not_in_evaluation else Divisible.of(inputs, sides, group)
+        if batch is None:
             return one(inputs, *args, **kwargs)
-        known, found = room.found, []
-        waiting = batch.parts(known.evaluation)
-        while waiting:
-            part, before = waiting[0], _Before(self, ())
-            result = before.tried(functools.partial(one, part.inputs, *args, **kwargs))
-            if result is not None:
-                found.append((waiting.pop(0).size, result))
-                continue
-            room.halve([part], batch.unit, "evaluation", before.failure)
-            most = room.found.evaluation
-            waiting = [piece for whole in waiting for piece in self._divided(whole, most)]
-        room.told(known, self.state.global_step, known.evaluation or sum(batch.sizes), "evaluation")
+        found = self._in_parts(batch, lambda part: one(part.inputs, *args, **kwargs), "evaluation", ())
         return found[0][1] if len(found) == 1 else _joined(found)
 
-    def _divided(self, part: Part, most: int | None) -> list[Part]:
-        batch = self._divisible(part.inputs)
-        return batch.parts(most) if batch else [part]
+    def _in_parts(
+        self, batch: Divisible, work: Callable[[Part], T], of: Batches, trained: Sequence[Any]
+    ) -> list[tuple[Part, T]]:
+        """What `work` returns for each part of a batch. A part that memory has no room for is halved until it has.
+
+        Raises:
+            MemoryError: if there is no room for a single row or document.
+        """
+        room, known = self.room or Room(), (self.room or Room()).found
+        waiting, found, first = batch.parts(getattr(known, of)), [], None
+        while waiting:
+            before = _Before(self, trained)
+            first = first or before
+            if (result := before.tried(functools.partial(work, waiting[0]))) is not None:
+                before.add_gradients()
+                found.append((waiting.pop(0), result))
+                continue
+            room.halve(waiting[0], batch.unit, of, before.failure)
+            waiting = [part for whole in waiting for part in batch.parts(getattr(room.found, of), whole)]
+        if first and of == "train":
+            first.join_metrics([part.share for part, _ in found])
+        room.told(known, self.state.global_step, getattr(known, of) or sum(batch.sizes), of)
+        return found
+
+
+_TINY = 1e-30
+"""Share of a part without an item in the loss."""
 
 
 @functools.cache
@@ -172,22 +169,17 @@ def surviving(trainer_class: Any) -> Any:
     return SurvivingTrainer
 
 
-def _joined(found: Sequence[tuple[int, Any]]) -> tuple[Any, Any, Any]:
-    """Loss, logits and labels of a batch, from the sizes of its parts and what they gave."""
+def _joined(found: Sequence[tuple[Part, Any]]) -> tuple[Any, Any, Any]:
+    """Loss, logits and labels of a batch from those of its parts."""
     from transformers.trainer_pt_utils import nested_concat
-
-    total = sum(size for size, _ in found)
-    loss = sum(size / total * result[0] for size, result in found)
 
     def concatenated(number: int) -> Any:
         values = [result[number] for _, result in found]
-        return (
-            None
-            if values[0] is None
-            else functools.reduce(lambda one, other: nested_concat(one, other, IGNORED), values)
-        )
+        if values[0] is None:
+            return None
+        return functools.reduce(lambda one, other: nested_concat(one, other, IGNORED), values)
 
-    return loss, concatenated(1), concatenated(2)
+    return sum(part.share * result[0] for part, result in found), concatenated(1), concatenated(2)
 
 
 def _trained_by(trainer: Any) -> list[Any]:
