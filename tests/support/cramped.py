@@ -14,8 +14,10 @@ class Cramped(SilentObserver):
     pass.
     """
 
-    def __init__(self, train: int = 10**9, evaluation: int = 10**9, from_step: int = 0, packed: bool = False) -> None:
-        self.train, self.evaluation, self.from_step, self.packed = train, evaluation, from_step, packed
+    def __init__(
+        self, train: int = 10**9, evaluation: int = 10**9, from_step: int = 0, packed: bool = False, sides: int = 1
+    ) -> None:
+        self.train, self.evaluation, self.from_step, self.packed = train * sides, evaluation * sides, from_step, packed
         self.failures = 0
         self.warnings: list[str] = []
         self.trainer: Any = None
