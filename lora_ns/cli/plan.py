@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from lora_ns.plan.plan import Derived, Plan
     from lora_ns.recipe.load import LoadedRecipe
 
+FitSize = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        metavar="SIZE",
+        help="Plan for devices with so much free memory, such as 24GB; if the run does not fit, show what would.",
+        show_default=False,
+    ),
+]
 Wide = Annotated[bool, typer.Option("--wide", help="Print one line per value, without wrapping, as for a pipe.")]
 
 
@@ -27,17 +36,27 @@ def plan(
     overrides: Overrides = [],  # noqa: B006 -- typer's way to say "none"
     as_json: AsJson = False,
     wide: Wide = False,
+    fit: FitSize = None,
 ) -> None:
     """Show every value that a run would use, and its origin. Nothing is run."""
+    from lora_ns.machine.hardware import detect
+    from lora_ns.plan.fit import free_in_each_process, with_free_memory
     from lora_ns.recipe.load import load_recipe
 
-    made = plan_of(load_recipe(recipe, overrides))
+    size = None if fit is None else bytes_of_option(fit)
+    machine = detect() if size is None else with_free_memory(detect(), size)
+    loaded = load_recipe(recipe, overrides)
+    made = plan_of(loaded, machine)
+    free = free_in_each_process(made, machine)
+    found = None if size is None else _fitted(loaded, made, machine, size)
     if as_json:
-        print_json(made.model_dump(mode="json"))
-    elif wide or not is_terminal():
-        _print_lines(made)
-    else:
-        _print_table(made)
+        more = {"free_memory_bytes": free, **({"fit": fit_as_json(found)} if found else {})}
+        print_json({**made.model_dump(mode="json"), **more})
+        return
+    shows = _print_lines if wide or not is_terminal() else _print_table
+    shows(made, free)
+    if found:
+        print_fit(found)
 
 
 UNKNOWN, NONE = "unknown", "none"
@@ -57,7 +76,7 @@ class _Line(NamedTuple):
 
 
 def _lines(made: Plan) -> list[_Line]:
-    derived = {name: getattr(made, name) for name in type(made).model_fields if name not in ("deepspeed", "notes")}
+    derived = {name: getattr(made, name) for name in type(made).model_fields if name not in ("deepspeed", "notes", "memory")}
     return [_Line(name, _shown(name, value), value.origin, value.why) for name, value in derived.items()]
 
 
@@ -69,10 +88,14 @@ def _shown(name: str, derived: Derived[Any]) -> str:
     return f"{derived.value / 1e9:.2f} GB" if name == "memory_bytes" else number(derived.value)
 
 
-def _print_lines(made: Plan) -> None:
+def _print_lines(made: Plan, free: int | None) -> None:
     """Print one line per value, in columns that scripts can parse."""
     for line in _lines(made):
         say(f"{line.name:<28} {line.value:>12}  {line.origin}{f'  {line.why}' if line.why else ''}")
+    for name, size, share in memory_terms(made):
+        say(f"{f'memory.{name}':<28} {gigabytes(size):>12}  computed  {share:.0%} of the estimate")
+    if made.memory and free:
+        say(f"{'memory.free':<28} {gigabytes(free):>12}  computed  free for each process")
     if made.deepspeed:
         say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
     for note in made.notes:
@@ -83,9 +106,11 @@ _STYLES = {"recipe": "cyan", "--set": "cyan", "accelerate_config": "cyan", "init
 """Colours of origins that are the user's choices."""
 
 
-def _print_table(made: Plan) -> None:
-    """Print a table as wide as the terminal, with wrapped reasons."""
+def _print_table(made: Plan, free: int | None) -> None:
+    """Print a table as wide as the terminal, with wrapped reasons, and the memory as bars."""
     draw(_table(_lines(made)))
+    if made.memory:
+        draw(memory_bars(made, free))
     if made.deepspeed:
         say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
     for note in made.notes:
@@ -110,12 +135,26 @@ def _table(lines: list[_Line]) -> Table:
     return table
 
 
-def plan_of(loaded: LoadedRecipe) -> Plan:
-    """Make the plan of a recipe on this machine, without downloading or tokenising."""
+def _fitted(loaded: LoadedRecipe, made: Plan, machine: Machine, size: int) -> Fit:
+    """What makes a plan fit. Raises `UsageError` if its memory is not known."""
+    from lora_ns.plan.cuts import fit_into
+    from lora_ns.recipe.load import load_recipe
+
+    if made.memory_bytes.value is None:
+        what = f"the memory is {made.memory_bytes.why}"
+        raise UsageError(Problem("--fit", what, "download the base, or leave `--fit` out"))
+
+    def plan_with(overrides: Sequence[str]) -> Plan:
+        return plan_of(load_recipe(loaded.path, [*loaded.overrides, *overrides], loaded.text), machine)
+
+    return fit_into(size, made, made.memory_bytes.value, settled_of(loaded, machine).recipe, plan_with)
+
+
+def plan_of(loaded: LoadedRecipe, machine: Machine) -> Plan:
+    """Make the plan of a recipe on a machine, without downloading or tokenising."""
     from lora_ns.answers.teacher import find_teacher
     from lora_ns.data.known_rows import known_facts
     from lora_ns.data.named_files import check_named_files
-    from lora_ns.machine.hardware import detect
     from lora_ns.model.find import recipe_base_here
     from lora_ns.plan.deepspeed import with_deepspeed
     from lora_ns.plan.make import make_plan
@@ -125,7 +164,7 @@ def plan_of(loaded: LoadedRecipe) -> Plan:
     check_named_files(loaded)
     with locating(loaded):
         base = recipe_base_here(loaded.recipe.model, loaded.folder)
-        machine, facts = detect(), known_facts(loaded.recipe, loaded.folder)
+        facts = known_facts(loaded.recipe, loaded.folder)
         teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
         settled = settle(loaded, machine, base, teacher.size if teacher else None)
         return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))

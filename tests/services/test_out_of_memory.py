@@ -1,7 +1,9 @@
 """A step that runs out of memory is done again in parts: the same loss, the same adapter, said once."""
 
 import json
-import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +30,7 @@ FEW = (
     *("training.global_batch_size=8", "evaluation.before_training=false"),
 )
 TEXT = (*FEW, "dataset.max_samples=24", "dataset.max_eval_samples=6")
-REWARDED = ("grpo.preflight_prompts=0", "training.global_batch_size=16", "dataset.max_eval_samples=4")
+REWARDED = ("grpo.preflight_prompts=0", "training.global_batch_size=16", "dataset.max_eval_samples=6")
 PACKED = (*TEXT, "sft.packing=true", "sft.max_seq_length=256", "dataset.max_samples=48", "training.global_batch_size=4")
 KINDS = {
     "text": (RECIPE, (), TEXT),
@@ -79,7 +81,7 @@ def logged(run):
 
 def figures(run):
     """Losses, gradients and evaluations of a run, by step."""
-    names = ("loss", "grad_norm", "eval_loss", "eval_f1", "mean_token_accuracy", "rewards/margins")
+    names = ("loss", "grad_norm", "eval_loss", "eval_f1", "rewards/margins")
     return {(row["step"], key): row[key] for row in logged(run) for key in names if key in row}
 
 
@@ -100,3 +102,79 @@ def test_a_step_in_parts_trains_as_the_smaller_micro_batch_does(run_kind, kind):
     assert len(observer.told) == 1
     assert figures(run) == pytest.approx(figures(other), rel=1e-4, abs=1e-5)
     assert furthest(run, other) < (2e-5 if packed else 1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("text", marks=pytest.mark.matrix), "tags", pytest.param("dapo", marks=pytest.mark.matrix)]
+)
+def test_an_evaluation_in_parts_measures_the_same(run_kind, kind):
+    sizes = (micro(8), "training.per_device_eval_batch_size=6", "training.eval_steps=1")
+    observer = Cramped(evaluation=2)
+    run = run_kind(kind, *sizes, observer=observer)
+    other = run_kind(kind, *sizes, name="whole")
+    assert observer.failures == 2
+    assert observer.told == [
+        "an evaluation after step 1 ran out of memory with 6 rows at once; it was done again with 2 at once and the "
+        "same loss, as all that follows will be"
+    ]
+    assert run.read().halved == HalvedRecord(evaluation=2)
+    assert [row["step"] for row in logged(run) if "evaluated_at_once" in row] == [1]
+    assert furthest(run, other) == 0
+    if kind != "dapo":  # which samples other completions
+        assert figures(run) == pytest.approx(figures(other), rel=1e-5)
+
+
+def test_a_resumed_run_begins_with_what_fitted(run_kind):
+    saving = ("training.save_steps=1", "training.max_steps=4", micro(8))
+    run = run_kind("text", *saving, observer=Cramped(train=3, from_step=1))
+    assert run.read().halved == HalvedRecord(train=2)
+    assert [(row["step"], row["rows_at_once"]) for row in logged(run) if "rows_at_once" in row] == [(2, 2)]
+    expected = load_file(run.adapter / WEIGHTS)
+    interrupt(run, 4)
+    observer = Cramped(train=3)
+    resumed(run, observer)
+    assert (observer.failures, observer.told) == (0, [])
+    assert run.read().halved == HalvedRecord(train=2)
+    found = load_file(run.adapter / WEIGHTS)
+    assert all((found[name] == value).all() for name, value in expected.items())
+
+
+def test_a_single_row_that_does_not_fit_ends_the_run_with_terms_and_cuts(run_kind):
+    saving = ("training.save_steps=1", micro(4), "training.global_batch_size=8")
+    with pytest.raises(RunError) as caught:
+        run_kind("text", *saving, observer=Cramped(train=0, from_step=2))
+    run = RunDir.open(Path("run"))
+    told = str(caught.value)
+    assert told.startswith("out of memory with 1 row at once; step 2 is saved; the plan expected ")
+    assert told.endswith(
+        "(set `gradient_checkpointing = true`, quantise the base with `[quantization] method = "
+        '"bnb-4bit"`, lower `sft.max_seq_length`, or lower `peft.lora_r`)'
+    )
+    terms = run.read().plan.memory
+    assert sum(terms.values()) == run.read().plan.memory_bytes.value
+    largest = max(terms, key=terms.get)
+    assert f" GB: {largest} {terms[largest] / 1e9:.2f} GB" in told
+    assert run.read().status == "failed"
+    resumed(run)
+    assert run.read().status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "why"),
+    [
+        ("simpo", ("cpo.cpo_alpha=1",), "its likelihood is a mean over the tokens of a batch"),
+        ("apo", ("kto.loss_type=kto",), "the loss of a row depends on the others of its batch"),
+    ],
+)
+def test_a_loss_that_does_not_add_up_is_not_computed_in_parts(run_kind, kind, changes, why):
+    observer = Cramped(train=2)
+    with pytest.raises(RunError) as caught:
+        run_kind(kind, *changes, micro(8), observer=observer)
+    assert f"; the batch cannot be divided: {why}; the plan expected" in str(caught.value)
+    assert "(halve `per_device_train_batch_size`, set" in str(caught.value)
+    assert observer.failures == 1
+
+
+@pytest.mark.matrix
+def test_a_run_within_a_limit_of_its_process_ends_with_the_adapter_of_one_without(tmp_path):
+    """The limit is the system's: torch's allocator fails wherever it happens to, and memory is really freed."""
