@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from lora_ns.cli.memory_bars import fit_table, gigabytes, memory_bars, memory_terms, print_fit
 from lora_ns.cli.options import AsJson, Overrides, RecipePath
 from lora_ns.cli.show import number, print_json
 from lora_ns.cli.terminal import draw, is_terminal, say, wrapped
+from lora_ns.errors import Problem, UsageError
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lora_ns.plan.plan import Derived, Plan
+    from lora_ns.machine.hardware import Machine
+    from lora_ns.model.files import Base
+    from lora_ns.plan.cuts import Fit
+    from lora_ns.plan.plan import DataFacts, Derived, Plan
+    from lora_ns.plan.settled import TeacherSize
     from lora_ns.recipe.load import LoadedRecipe
 
 FitSize = Annotated[
@@ -40,18 +49,19 @@ def plan(
 ) -> None:
     """Show every value that a run would use, and its origin. Nothing is run."""
     from lora_ns.machine.hardware import detect
-    from lora_ns.plan.fit import free_in_each_process, with_free_memory
+    from lora_ns.plan.fit import free_memory, with_free_memory
+    from lora_ns.plan.processes import count_here
     from lora_ns.recipe.load import load_recipe
 
-    size = None if fit is None else bytes_of_option(fit)
-    machine = detect() if size is None else with_free_memory(detect(), size)
-    loaded = load_recipe(recipe, overrides)
-    made = plan_of(loaded, machine)
-    free = free_in_each_process(made, machine)
-    found = None if size is None else _fitted(loaded, made, machine, size)
+    size = None if fit is None else _size(fit)
+    machine, loaded = detect(), load_recipe(recipe, overrides)
+    machine = machine if size is None else with_free_memory(machine, size)
+    known = _known(loaded)
+    made, free = _planned(loaded, machine, known), free_memory(machine, count_here(loaded.recipe.distributed, machine))
+    found = None if size is None else _fitted(loaded, made, machine, known, size)
     if as_json:
-        more = {"free_memory_bytes": free, **({"fit": fit_as_json(found)} if found else {})}
-        print_json({**made.model_dump(mode="json"), **more})
+        more = {"fit": fit_table(found)} if found else {}
+        print_json({**made.model_dump(mode="json"), "free_memory_bytes": free or None, **more})
         return
     shows = _print_lines if wide or not is_terminal() else _print_table
     shows(made, free)
@@ -60,6 +70,10 @@ def plan(
 
 
 UNKNOWN, NONE = "unknown", "none"
+
+
+_APART = ("deepspeed", "memory", "notes")
+"""Fields of a plan that are shown below the others."""
 
 
 class _Line(NamedTuple):
@@ -76,7 +90,7 @@ class _Line(NamedTuple):
 
 
 def _lines(made: Plan) -> list[_Line]:
-    derived = {name: getattr(made, name) for name in type(made).model_fields if name not in ("deepspeed", "notes", "memory")}
+    derived = {name: getattr(made, name) for name in type(made).model_fields if name not in _APART}
     return [_Line(name, _shown(name, value), value.origin, value.why) for name, value in derived.items()]
 
 
@@ -88,14 +102,14 @@ def _shown(name: str, derived: Derived[Any]) -> str:
     return f"{derived.value / 1e9:.2f} GB" if name == "memory_bytes" else number(derived.value)
 
 
-def _print_lines(made: Plan, free: int | None) -> None:
+def _print_lines(made: Plan, free: int) -> None:
     """Print one line per value, in columns that scripts can parse."""
     for line in _lines(made):
         say(f"{line.name:<28} {line.value:>12}  {line.origin}{f'  {line.why}' if line.why else ''}")
-    for name, size, share in memory_terms(made):
-        say(f"{f'memory.{name}':<28} {gigabytes(size):>12}  computed  {share:.0%} of the estimate")
+    for name, size in memory_terms(made):
+        say(f"{f'memory.{name}':<28} {gigabytes(size):>12}  computed")
     if made.memory and free:
-        say(f"{'memory.free':<28} {gigabytes(free):>12}  computed  free for each process")
+        say(f"{'free_memory':<28} {gigabytes(free):>12}  computed  in each process")
     if made.deepspeed:
         say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
     for note in made.notes:
@@ -106,7 +120,7 @@ _STYLES = {"recipe": "cyan", "--set": "cyan", "accelerate_config": "cyan", "init
 """Colours of origins that are the user's choices."""
 
 
-def _print_table(made: Plan, free: int | None) -> None:
+def _print_table(made: Plan, free: int) -> None:
     """Print a table as wide as the terminal, with wrapped reasons, and the memory as bars."""
     draw(_table(_lines(made)))
     if made.memory:
@@ -135,36 +149,70 @@ def _table(lines: list[_Line]) -> Table:
     return table
 
 
-def _fitted(loaded: LoadedRecipe, made: Plan, machine: Machine, size: int) -> Fit:
-    """What makes a plan fit. Raises `UsageError` if its memory is not known."""
-    from lora_ns.plan.cuts import fit_into
-    from lora_ns.recipe.load import load_recipe
+@dataclass(frozen=True)
+class _Known:
+    """What a plan follows from beside the recipe and the machine."""
 
-    if made.memory_bytes.value is None:
-        what = f"the memory is {made.memory_bytes.why}"
-        raise UsageError(Problem("--fit", what, "download the base, or leave `--fit` out"))
-
-    def plan_with(overrides: Sequence[str]) -> Plan:
-        return plan_of(load_recipe(loaded.path, [*loaded.overrides, *overrides], loaded.text), machine)
-
-    return fit_into(size, made, made.memory_bytes.value, settled_of(loaded, machine).recipe, plan_with)
+    base: Base | None
+    rows: DataFacts
+    teacher: TeacherSize | None
 
 
-def plan_of(loaded: LoadedRecipe, machine: Machine) -> Plan:
-    """Make the plan of a recipe on a machine, without downloading or tokenising."""
+def _known(loaded: LoadedRecipe) -> _Known:
+    """Find the base, the rows and the teacher of a recipe, without downloading or tokenising."""
     from lora_ns.answers.teacher import find_teacher
     from lora_ns.data.known_rows import known_facts
     from lora_ns.data.named_files import check_named_files
     from lora_ns.model.find import recipe_base_here
+    from lora_ns.recipe.load import locating
+
+    check_named_files(loaded)
+    with locating(loaded):
+        base, rows = recipe_base_here(loaded.recipe.model, loaded.folder), known_facts(loaded.recipe, loaded.folder)
+        teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
+    return _Known(base, rows, teacher.size if teacher else None)
+
+
+def _planned(loaded: LoadedRecipe, machine: Machine, known: _Known) -> Plan:
+    """The plan of a recipe for a machine."""
     from lora_ns.plan.deepspeed import with_deepspeed
     from lora_ns.plan.make import make_plan
     from lora_ns.plan.settle import settle
     from lora_ns.recipe.load import locating
 
-    check_named_files(loaded)
     with locating(loaded):
-        base = recipe_base_here(loaded.recipe.model, loaded.folder)
-        facts = known_facts(loaded.recipe, loaded.folder)
-        teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
-        settled = settle(loaded, machine, base, teacher.size if teacher else None)
-        return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts))
+        settled = settle(loaded, machine, known.base, known.teacher)
+        made = make_plan(settled, machine, known.base, known.rows)
+        return with_deepspeed(settled.recipe, settled.folder, made)
+
+
+def _fitted(loaded: LoadedRecipe, made: Plan, machine: Machine, known: _Known, size: int) -> Fit:
+    """What makes a plan fit. Raises `UsageError` if its memory is not known."""
+    from lora_ns.plan.cuts import fit_into
+    from lora_ns.recipe.load import load_recipe
+
+    if made.memory_bytes.value is None:
+        what = f"the memory of the run is {made.memory_bytes.why}"
+        raise UsageError(Problem("--fit", what, "download the base, or leave `--fit` out"))
+
+    def plan_with(overrides: Sequence[str]) -> Plan:
+        return _planned(load_recipe(loaded.path, [*loaded.overrides, *overrides], loaded.text), machine, known)
+
+    return fit_into(size, made, made.memory_bytes.value, loaded.recipe, plan_with)
+
+
+def _size(text: str) -> int:
+    """Read the size of `--fit`. Raises `UsageError`."""
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found[1]) * _UNIT_BYTES[found[2].upper()]) if found else 0
+    if not size:
+        what = f"`{text}` is not a size of memory"
+        raise UsageError(Problem("--fit", what, "write a number and a unit: `24GB` or `80GiB`"))
+    return size
+
+
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([MGT]i?B)", re.IGNORECASE)
+_UNIT_BYTES = {
+    **{f"{letter}B": 1000**power for letter, power in (("M", 2), ("G", 3), ("T", 4))},
+    **{f"{letter}IB": 1024**power for letter, power in (("M", 2), ("G", 3), ("T", 4))},
+}

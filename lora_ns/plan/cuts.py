@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,9 +71,7 @@ _MOST_PLANS = 120
 _LEAST_RANK = 4
 
 
-def fit_into(
-    size: int, plan: Plan, memory: int, recipe: Recipe, plan_with: Callable[[Sequence[str]], Plan]
-) -> Fit:
+def fit_into(size: int, plan: Plan, memory: int, recipe: Recipe, plan_with: Callable[[Sequence[str]], Plan]) -> Fit:
     """The cheapest cuts that make a plan fit.
 
     Args:
@@ -85,23 +84,33 @@ def fit_into(
     usable = int(USABLE_MEMORY * size)
     if memory <= usable:
         return Fit(size, usable, memory)
-    found: list[tuple[frozenset[str], Proposal]] = []
-    best: Proposal | None = None
-    choices = [[None, *cuts] for cuts in candidates(recipe, plan) if cuts]
-    combined = ([cut for cut in each if cut] for each in itertools.product(*choices))
-    ordered = sorted(combined, key=lambda cuts: (round(sum(cut.cost for cut in cuts), 6), len(cuts)))
-    strongest = [cuts[-1] for cuts in choices if cuts[-1]]
-    for cuts in (*ordered[1:_MOST_PLANS], strongest):
-        names = frozenset(cut.says for cut in cuts)
-        if len(found) == MOST_PROPOSALS or any(fewer <= names for fewer, _ in found):
-            continue
-        if (proposal := _planned(cuts, plan_with)) is None or proposal.memory_bytes >= memory:
+    choices = [cuts for cuts in candidates(recipe, plan) if cuts]
+    levels = sorted(itertools.product(*(range(len(cuts) + 1) for cuts in choices)), key=lambda one: _cost(choices, one))
+    strongest = tuple(map(len, choices))
+    found: dict[tuple[int, ...], Proposal] = {}
+    smallest: Proposal | None = None
+    for chosen in (*levels[1:_MOST_PLANS], strongest):
+        if len(found) == MOST_PROPOSALS:
+            break
+        if any(all(map(operator.le, fewer, chosen)) for fewer in found):
+            continue  # it cuts what fits already
+        if (proposal := _planned(_chosen(choices, chosen), plan_with)) is None or proposal.memory_bytes >= memory:
             continue
         if proposal.memory_bytes <= usable:
-            found.append((names, proposal))
-        if best is None or proposal.memory_bytes < best.memory_bytes:
-            best = proposal
-    return Fit(size, usable, memory, tuple(proposal for _, proposal in found), None if found else best)
+            found[chosen] = proposal
+        if smallest is None or proposal.memory_bytes < smallest.memory_bytes:
+            smallest = proposal
+    return Fit(size, usable, memory, tuple(found.values()), None if found else smallest)
+
+
+def _chosen(choices: Sequence[Sequence[Cut]], levels: Sequence[int]) -> list[Cut]:
+    """The cut of each kind, by its strength from 1; 0 for none."""
+    return [cuts[level - 1] for cuts, level in zip(choices, levels, strict=True) if level]
+
+
+def _cost(choices: Sequence[Sequence[Cut]], levels: Sequence[int]) -> tuple[float, int]:
+    cuts = _chosen(choices, levels)
+    return round(sum(cut.cost for cut in cuts), 6), len(cuts)
 
 
 def _planned(cuts: Sequence[Cut], plan_with: Callable[[Sequence[str]], Plan]) -> Proposal | None:
@@ -151,16 +160,18 @@ _SMALL_OPTIMIZER = "paged_adamw_8bit"
 
 def _smaller_batches(plan: Plan, micro: int) -> Iterator[Cut]:
     """Smaller micro-batches of the same global batch."""
+    if plan.per_device_train_batch_size.origin == "computed":
+        return  # it is the largest that fits
     total, time = micro * plan.gradient_accumulation_steps.value, 1.0
     for size in range(micro - 1, 0, -1):
         if total % size or (size > 1 and size > micro // 2):
             continue
         time += 0.06
         says = f"{total // size} micro-batches of {size} in each step: the same result, less work at once"
-        fixed = f"training.global_batch_size={plan.global_batch_size.value}"
-        open_key = "gradient_accumulation_steps"
-        accumulated = plan.gradient_accumulation_steps.origin in {"recipe", "--set"}
-        other = f"training.{open_key}={total // size}" if accumulated else fixed
+        is_written = plan.gradient_accumulation_steps.origin != "computed"
+        other = f"training.global_batch_size={plan.global_batch_size.value}"
+        if is_written:
+            other = f"training.gradient_accumulation_steps={total // size}"
         yield Cut((f"training.per_device_train_batch_size={size}", other), says, time=time)
 
 
@@ -176,7 +187,7 @@ def _shorter_rows(recipe: Recipe, plan: Plan) -> Iterator[Cut]:
     length = plan.max_seq_length.value
     for share, harm in ((0.75, 0.5), (0.5, 0.9), (0.25, 1.6)):
         if (shorter := int(length * share) // 8 * 8) >= _LEAST_LENGTH:
-            says = f"rows of at most {shorter:,} tokens instead of {length:,}: `lorans validate --data` counts longer ones"
+            says = f"rows of at most {shorter:,} tokens, not {length:,}: `lorans validate --data` counts longer ones"
             yield Cut((f"{recipe.objective.key('max_seq_length')}={shorter}",), says, time=share, harm=harm)
 
 

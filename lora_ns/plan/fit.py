@@ -125,6 +125,13 @@ def fits_into_memory(memory: MemoryEstimate | None, machine: Machine, here: int 
     return memory is None or not free or memory.total <= USABLE_MEMORY * free
 
 
+def with_free_memory(machine: Machine, size: int) -> Machine:
+    """Return a machine whose GPUs, or whose host without any, have so many bytes free."""
+    if machine.gpus:
+        return replace(machine, gpus=tuple(replace(gpu, free_bytes=size, memory_bytes=size) for gpu in machine.gpus))
+    return replace(machine, available_bytes=size, memory_bytes=max(size, machine.memory_bytes))
+
+
 def free_memory(machine: Machine, here: int = 1) -> int:
     """Return the free memory of each process, in bytes."""
     if machine.gpus:

@@ -206,3 +206,30 @@ def test_colours_are_left_out_where_they_are_not_wanted(recipe, surroundings):
 
 def sets(overrides):
     return [part for one in overrides for part in ("--set", one)]
+
+
+def test_a_plan_is_fitted_into_a_size(recipe):
+    large = ("--set", "model.name_or_path=lorans:nano", "--set", "training.per_device_train_batch_size=256")
+    done = lorans("plan", recipe, *large, "--set", "dataset.path=train.jsonl", "--fit", "1.3GB")
+    assert done.returncode == 0, done.stderr
+    assert "does not fit in 1.30 GB: " in done.stdout
+    assert re.search(r"^   --set training\.\S+=", done.stdout, re.M)
+    words = next(line for line in done.stdout.splitlines() if line.startswith("   --set ")).split()
+    again = lorans("plan", recipe, *large, "--set", "dataset.path=train.jsonl", "--fit", "1.3GB", *words, "--json")
+    found = json.loads(again.stdout)
+    assert found["fit"]["fits"]
+    assert found["free_memory_bytes"] == 1_300_000_000
+    assert sum(found["memory"].values()) == found["memory_bytes"]["value"]
+
+
+@pytest.mark.parametrize("size", ["", "24", "0GB", "1XB", "GB", "-1GB"])
+def test_a_size_that_is_none_is_refused(recipe, size):
+    done = lorans("plan", recipe, f"--fit={size}")
+    assert done.returncode == 2
+    assert "is not a size of memory (write a number and a unit" in done.stderr
+
+
+def test_the_terms_of_the_memory_are_bars_on_a_terminal(recipe):
+    drawn = shown(on_a_terminal(command("plan", recipe, "--set", "model.name_or_path=lorans:nano"))[1])
+    assert re.search(r"^  runtime\s+1\.00 GB\s+█+", plain(drawn), re.M)
+    assert re.search(r"^memory\s+\d+\.\d\d GB\s+█+", plain(drawn), re.M)

@@ -1,15 +1,13 @@
 """A step that runs out of memory is done again in parts: the same loss, the same adapter, said once."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("trl")
 
-from cramped import NO_MEMORY, Cramped
+from cramped import Cramped
 from safetensors.torch import load_file
 from services_recipes import CLASSES, RECIPE, class_rows, interrupt, resumed, run_recipe
 from test_grpo import GRPO
