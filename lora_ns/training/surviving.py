@@ -67,7 +67,8 @@ class Room:
         if now == before:
             return
         what = f"step {step + 1}" if of == "train" else f"an evaluation after step {step}"
-        again = f"it was done again with {most:,} at once and the same loss, as all that follows will be"
+        same = " and the same loss" if of == "train" else ""
+        again = f"it was done again with {most:,} at once{same}, as all that follows will be"
         row = (
             {"step": step + 1, f"{unit}_at_once": most} if of == "train" else {"step": step, "evaluated_at_once": most}
         )

@@ -20,6 +20,9 @@ class Limited(SilentObserver):
         data = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
         resource.setrlimit(resource.RLIMIT_DATA, (data + self.room, resource.RLIM_INFINITY))
 
+    def saving(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
 
 if __name__ == "__main__":
     folder, megabytes, *overrides = sys.argv[1:]
