@@ -31,7 +31,10 @@ FEW = (
 )
 TEXT = (*FEW, "dataset.max_samples=24", "dataset.max_eval_samples=6")
 REWARDED = ("grpo.preflight_prompts=0", "training.global_batch_size=16", "dataset.max_eval_samples=6")
-PACKED = (*TEXT, "sft.packing=true", "sft.max_seq_length=256", "dataset.max_samples=48", "training.global_batch_size=4")
+PACKED = (
+    *(*TEXT, "sft.packing=true", "sft.max_seq_length=256", "dataset.max_samples=48", "training.global_batch_size=4"),
+    "training.optim=sgd",  # the order of documents rounds sums differently, which Adam makes larger at its first steps
+)
 KINDS = {
     "text": (RECIPE, (), TEXT),
     "accumulated": (RECIPE, (), (*TEXT, "training.global_batch_size=16", "peft.lora_dropout=0.1")),
@@ -53,7 +56,7 @@ KINDS = {
     "rloo": (GRPO.replace("grpo", "rloo"), PROMPTS, (*FEW, *[word.replace("grpo", "rloo") for word in REWARDED])),
 }
 """Recipe, rows and overrides, by what is special about the batches."""
-QUICK = ("text", "accumulated", "packed", "classes", "pairs")
+QUICK = ("accumulated", "packed", "classes", "pairs")
 ALL = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.matrix) for kind in KINDS]
 
 
@@ -101,7 +104,7 @@ def test_a_step_in_parts_trains_as_the_smaller_micro_batch_does(run_kind, kind):
     assert observer.failures == 2
     assert len(observer.told) == 1
     assert figures(run) == pytest.approx(figures(other), rel=1e-4, abs=1e-5)
-    assert furthest(run, other) < (2e-5 if packed else 1e-6)
+    assert furthest(run, other) < 1e-6
 
 
 @pytest.mark.parametrize(
