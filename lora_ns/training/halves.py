@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Unit = Literal["rows", "tokens"]
 
+_OF_THE_WHOLE = frozenset({"scored_positions"})
+"""Inputs that a collator may find for a whole batch; a trainer finds those of a part itself."""
+
 
 @dataclass(frozen=True)
 class Divisible:
@@ -36,7 +39,7 @@ class Divisible:
             return None
         if "cu_seq_lens_q" in inputs:
             return cls(inputs, tuple(inputs["cu_seq_lens_q"].diff().tolist()), "tokens")
-        tensors = [value for value in inputs.values() if getattr(value, "ndim", 0)]
+        tensors = [value for name, value in inputs.items() if getattr(value, "ndim", 0) and name not in _OF_THE_WHOLE]
         sequences = len(inputs["input_ids"]) if "input_ids" in inputs else len(tensors[0]) if tensors else 0
         rows = sequences // sides
         if any(len(value) not in {rows, rows * sides} for value in tensors):
@@ -63,7 +66,8 @@ class Divisible:
         if isinstance(self.inputs, list):
             return Part(self.inputs[start : start + size], first, end, size, size / total)
         cut = self._packed(first, end, start, size) if self.unit == "tokens" else self._rows(first, end)
-        return Part(dict(cut), first, end, size, size / total)
+        kept = {name: value for name, value in cut if name not in _OF_THE_WHOLE}
+        return Part(kept, first, end, size, size / total)
 
     def _rows(self, first: int, end: int) -> Iterator[tuple[str, Any]]:
         """Some rows of a batch."""

@@ -256,12 +256,15 @@ class _Before:
                     values[first:] = [_joined_metric(name, new, shares)]
 
 
-def _joined_metric(name: str, values: Sequence[float], shares: Sequence[float]) -> float:
-    """A metric of a batch from those of its parts. A part without rows that the metric is about has none."""
+def _joined_metric(name: str, values: Sequence[Any], shares: Sequence[float]) -> Any:
+    """A metric of a batch from those of its parts, numbers or tensors that are on the device until they are logged.
+
+    A part without rows that the metric is about has none.
+    """
     if name.startswith(("min_", "max_")):
         return min(values) if name.startswith("min_") else max(values)
     weights = shares if len(shares) == len(values) else [1.0] * len(values)
-    return float(sum(map(operator.mul, values, weights)) / sum(weights))
+    return sum(map(operator.mul, values, weights)) / sum(weights)
 
 
 _COUNTS = ("_total_train_tokens", "_step", "_current_train_step_time", "samples", "eval_margins")

@@ -37,6 +37,12 @@ def test_the_parts_are_the_batch(most):
     assert all(part.inputs["use_cache"] is False for part in parts)
 
 
+def test_what_was_found_for_the_whole_batch_is_not_in_a_part():
+    found = {**ROWS, "scored_positions": torch.arange(3)}
+    assert "scored_positions" in Divisible.of(found).parts(None)[0].inputs
+    assert all("scored_positions" not in part.inputs for part in Divisible.of(found).parts(2))
+
+
 @pytest.mark.parametrize("most", [1, 3, 8, 12, 18])
 def test_packed_documents_stay_whole(most):
     parts = Divisible.of(PACKED).parts(most)
