@@ -200,9 +200,14 @@ def measure(case: Case, base: str, threads: str | None) -> Result:
         if process.returncode:
             raise RuntimeError(f"{case}: {(folder / 'log').read_text()[-2000:]}")
         manifest = json.loads((folder / "run/manifest.json").read_text())
-        result = Result(case, usage.ru_maxrss * 1024, manifest["plan"]["memory_bytes"]["value"])
+        result = Result(case, usage.ru_maxrss * 1024, _planned(manifest["plan"]))
         result.longest, result.share = read_lengths(folder / "run/data/train")
         return result
+
+
+def _planned(plan: dict[str, Any]) -> int:
+    """Return the planned size of the process, with the files that stay mapped."""
+    return int(plan["memory_bytes"]["value"] + plan["mapped_bytes"])
 
 
 def read_lengths(rows: Path) -> tuple[int, float]:
@@ -234,7 +239,7 @@ def plan_again(result: Result, base: str) -> None:
         rows = DataFacts(longest=result.longest, mean_length=result.longest, trained_share=result.share)
         batch = choose_batch(settled, machine, found.facts, result.case.dtype, rows, 1)
     assert batch.memory is not None
-    result.predicted, result.terms = batch.memory.total, asdict(batch.memory)
+    result.predicted, result.terms = batch.memory.total + batch.memory.mapped, asdict(batch.memory)
 
 
 def table(results: list[Result]) -> str:

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from lora_ns.cli.memory_bars import fit_table, gigabytes, memory_bars, memory_terms, print_fit
 from lora_ns.cli.options import AsJson, Overrides, RecipePath
 from lora_ns.cli.show import number, print_json
 from lora_ns.cli.terminal import draw, is_terminal, say, wrapped
+from lora_ns.errors import Problem, UsageError
 from lora_ns.safety.printable import readable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lora_ns.plan.plan import Derived, Plan
+    from lora_ns.machine.hardware import Machine
+    from lora_ns.model.files import Base
+    from lora_ns.model.published import PublishedBase
+    from lora_ns.plan.cuts import Fit
+    from lora_ns.plan.plan import DataFacts, Derived, Plan
+    from lora_ns.plan.settled import TeacherSize
     from lora_ns.recipe.load import LoadedRecipe
 
+FitSize = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        metavar="SIZE",
+        help="Plan for devices with so much free memory, such as 24GB; if the run does not fit, show what would.",
+        show_default=False,
+    ),
+]
 Wide = Annotated[bool, typer.Option("--wide", help="Print one line per value, without wrapping, as for a pipe.")]
 
 ForGpu = Annotated[
@@ -34,20 +52,37 @@ def plan(
     as_json: AsJson = False,
     wide: Wide = False,
     gpu: ForGpu = None,
+    fit: FitSize = None,
 ) -> None:
     """Show every value that a run would use, and its origin. Nothing is run."""
+    from lora_ns.machine.gpus import machine_with
+    from lora_ns.machine.hardware import detect
+    from lora_ns.plan.fit import free_memory, with_free_memory
+    from lora_ns.plan.processes import count_here
     from lora_ns.recipe.load import load_recipe
 
-    made = plan_of(load_recipe(recipe, overrides), gpu)
+    size = None if fit is None else _size(fit)
+    loaded = load_recipe(recipe, overrides)
+    machine = detect() if gpu is None else machine_with(gpu, detect())
+    machine = machine if size is None else with_free_memory(machine, size)
+    known = _known(loaded)
+    made, free = _planned(loaded, machine, known), free_memory(machine, count_here(loaded.recipe.distributed, machine))
+    found = None if size is None else _fitted(loaded, made, machine, known, size)
     if as_json:
-        print_json(made.model_dump(mode="json"))
-    elif wide or not is_terminal():
-        _print_lines(made)
-    else:
-        _print_table(made)
+        more = {"fit": fit_table(found)} if found else {}
+        print_json({**made.model_dump(mode="json"), "free_memory_bytes": free or None, **more})
+        return
+    shows = _print_lines if wide or not is_terminal() else _print_table
+    shows(made, free)
+    if found:
+        print_fit(found)
 
 
 UNKNOWN, NONE = "unknown", "none"
+
+
+_APART = ("deepspeed", "memory", "notes")
+"""Fields of a plan that are shown below the others."""
 
 
 class _Line(NamedTuple):
@@ -64,7 +99,7 @@ class _Line(NamedTuple):
 
 
 def _lines(made: Plan) -> list[_Line]:
-    derived = {name: getattr(made, name) for name in type(made).model_fields if name not in ("deepspeed", "notes")}
+    derived = {name: getattr(made, name) for name in type(made).model_fields if name not in _APART}
     return [_Line(name, _shown(name, value), value.origin, value.why) for name, value in derived.items()]
 
 
@@ -88,10 +123,14 @@ _UNITS: Mapping[str, Callable[[float], str]] = {
 _HOUR = 3600
 
 
-def _print_lines(made: Plan) -> None:
+def _print_lines(made: Plan, free: int) -> None:
     """Print one line per value, in columns that scripts can parse."""
     for line in _lines(made):
         say(f"{line.name:<28} {line.value:>12}  {line.origin}{f'  {line.why}' if line.why else ''}")
+    for name, size in memory_terms(made):
+        say(f"{f'memory.{name}':<28} {gigabytes(size):>12}  computed")
+    if made.memory and free:
+        say(f"{'free_memory':<28} {gigabytes(free):>12}  computed  in each process")
     if made.deepspeed:
         say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
     for note in made.notes:
@@ -102,9 +141,11 @@ _STYLES = {"recipe": "cyan", "--set": "cyan", "accelerate_config": "cyan", "init
 """Colours of origins that are the user's choices."""
 
 
-def _print_table(made: Plan) -> None:
-    """Print a table as wide as the terminal, with wrapped reasons."""
+def _print_table(made: Plan, free: int) -> None:
+    """Print a table as wide as the terminal, with wrapped reasons, and the memory as bars."""
     draw(_table(_lines(made)))
+    if made.memory:
+        draw(memory_bars(made, free))
     if made.deepspeed:
         say(f"deepspeed {json.dumps(made.deepspeed, indent=2)}")
     for note in made.notes:
@@ -129,32 +170,74 @@ def _table(lines: list[_Line]) -> Table:
     return table
 
 
-def plan_of(loaded: LoadedRecipe, gpu: str | None = None) -> Plan:
-    """Make the plan of a recipe, without downloading or tokenising.
+@dataclass(frozen=True)
+class _Known:
+    """What a plan follows from beside the recipe and the machine."""
 
-    Args:
-        loaded: the recipe.
-        gpu: GPUs to plan for, such as `8xH100`; None for those of this machine.
-    """
+    base: Base | PublishedBase | None
+    rows: DataFacts
+    teacher: TeacherSize | None
+
+
+def _known(loaded: LoadedRecipe) -> _Known:
+    """Find the base, the rows and the teacher of a recipe, without downloading or tokenising."""
     from lora_ns.answers.teacher import find_teacher
     from lora_ns.data.known_rows import known_facts
     from lora_ns.data.named_files import check_named_files
-    from lora_ns.machine.gpus import machine_with
-    from lora_ns.machine.hardware import detect
     from lora_ns.model.find import recipe_base_here
     from lora_ns.model.published import published_base
+    from lora_ns.recipe.load import locating
+
+    check_named_files(loaded)
+    with locating(loaded):
+        base = recipe_base_here(loaded.recipe.model, loaded.folder) or published_base(loaded.recipe.model)
+        rows = known_facts(loaded.recipe, loaded.folder)
+        teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
+    return _Known(base, rows, teacher.size if teacher else None)
+
+
+def _planned(loaded: LoadedRecipe, machine: Machine, known: _Known) -> Plan:
+    """The plan of a recipe for a machine."""
     from lora_ns.plan.deepspeed import with_deepspeed
     from lora_ns.plan.make import make_plan
     from lora_ns.plan.settle import settle
     from lora_ns.recipe.load import locating
     from lora_ns.services.measured_speed import measured_speed
 
-    check_named_files(loaded)
     with locating(loaded):
-        base = recipe_base_here(loaded.recipe.model, loaded.folder) or published_base(loaded.recipe.model)
-        here, facts = detect(), known_facts(loaded.recipe, loaded.folder)
-        machine = machine_with(gpu, here) if gpu is not None else here
-        teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
-        settled = settle(loaded, machine, base, teacher.size if teacher else None)
+        settled = settle(loaded, machine, known.base, known.teacher)
         measured = measured_speed(settled.recipe, settled.folder, machine)
-        return with_deepspeed(settled.recipe, settled.folder, make_plan(settled, machine, base, facts, measured))
+        made = make_plan(settled, machine, known.base, known.rows, measured)
+        return with_deepspeed(settled.recipe, settled.folder, made)
+
+
+def _fitted(loaded: LoadedRecipe, made: Plan, machine: Machine, known: _Known, size: int) -> Fit:
+    """What makes a plan fit. Raises `UsageError` if its memory is not known."""
+    from lora_ns.plan.cuts import fit_into
+    from lora_ns.recipe.load import load_recipe
+
+    if made.memory_bytes.value is None:
+        what = f"the memory of the run is {made.memory_bytes.why}"
+        raise UsageError(Problem("--fit", what, "download the base, or leave `--fit` out"))
+
+    def plan_with(overrides: Sequence[str]) -> Plan:
+        return _planned(load_recipe(loaded.path, [*loaded.overrides, *overrides], loaded.text), machine, known)
+
+    return fit_into(size, made, made.memory_bytes.value, loaded.recipe, plan_with)
+
+
+def _size(text: str) -> int:
+    """Read the size of `--fit`. Raises `UsageError`."""
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found[1]) * _UNIT_BYTES[found[2].upper()]) if found else 0
+    if not size:
+        what = f"`{text}` is not a size of memory"
+        raise UsageError(Problem("--fit", what, "write a number and a unit: `24GB` or `80GiB`"))
+    return size
+
+
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([MGT]i?B)", re.IGNORECASE)
+_UNIT_BYTES = {
+    **{f"{letter}B": 1000**power for letter, power in (("M", 2), ("G", 3), ("T", 4))},
+    **{f"{letter}IB": 1024**power for letter, power in (("M", 2), ("G", 3), ("T", 4))},
+}

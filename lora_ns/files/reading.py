@@ -205,7 +205,7 @@ def read_bytes(
     where = str(path) if where is None else where
     try:
         with open_file(path, takes_pipes) as file:
-            content = file.read(most + 1)
+            content = _read(file, most + 1)
     except NotAFileError as fault:
         remedies = {fault.is_missing: if_missing, fault.is_folder: if_folder}
         what = f"cannot be read: {fault.what}" if before and fault.is_missing else fault.what
@@ -216,6 +216,19 @@ def read_bytes(
         what = f"is larger than {shown_size(most)}" if content else "cannot be read: no data"
         raise error(Problem(where, before + what, remedy))
     return content
+
+
+def _read(file: IO[bytes], most: int) -> bytes | None:
+    """At most so many bytes of a file, in pieces: Python takes memory for all that it is asked to read.
+
+    Returns:
+        None for a pipe that has no data yet.
+    """
+    pieces: list[bytes] = []
+    while most and (piece := file.read(min(MIB, most))):
+        pieces.append(piece)
+        most -= len(piece)
+    return None if not pieces and piece is None else b"".join(pieces)
 
 
 def shown_size(size: int) -> str:

@@ -10,16 +10,17 @@ from lora_ns.files.shortage import is_out_of_memory
 
 
 @contextlib.contextmanager
-def telling_memory_errors(message: Callable[[], str], remedy: str) -> Iterator[None]:
+def telling_memory_errors(message: Callable[[], str], remedy: str | Callable[[], str]) -> Iterator[None]:
     """Turn an out-of-memory error into a `RunError`.
 
     Args:
         message: returns the message; called only if memory ran out.
-        remedy: the way to fix it.
+        remedy: the way to fix it, or a function like `message`.
     """
     try:
         yield
     except (RuntimeError, MemoryError, OSError, ImportError, SystemError) as error:
         if is_out_of_memory(error):
-            raise RunError(Problem("", message(), remedy)) from error
+            fix = remedy if isinstance(remedy, str) else remedy()
+            raise RunError(Problem("", message(), fix)) from error
         raise

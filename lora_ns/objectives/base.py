@@ -114,6 +114,11 @@ class Objective(Table):
         return False
 
     @property
+    def adds_up(self) -> bool | str:
+        """True if the loss of a batch is the sum or the mean of those of its parts; otherwise the reason why not."""
+        return "the loss of a row depends on the others of its batch" if self.compares_rows else True
+
+    @property
     def completion_length(self) -> int:
         """Tokens of `max_seq_length` that are kept free for a generated completion."""
         return 0

@@ -44,6 +44,11 @@ class Cpo(ReferenceFree):
     """AlphaPO (arXiv 2501.03884): shape of the reward; 0 for log-probabilities. Only for `simpo` and `ipo`."""
 
     @property
+    def adds_up(self) -> bool | str:
+        """True without the likelihood of the preferred answer."""
+        return "its likelihood is a mean over the tokens of a batch" if self.cpo_alpha else super().adds_up
+
+    @property
     def against_displacement(self) -> str:
         """Remedy for chosen answers that become less likely."""
         return f"raise `{self.key('cpo_alpha')}`, or lower `training.learning_rate`"

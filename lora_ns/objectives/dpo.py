@@ -117,6 +117,13 @@ class Dpo(PairObjective):
             yield Conflict((self.key("loss_type"), self.key("use_weighting")), what, "remove one of them")
 
     @property
+    def adds_up(self) -> bool | str:
+        """True unless a loss sorts the pairs of a batch, or is a mean over their tokens."""
+        if sorting := [loss for loss in self.loss_type if loss in {"aot", "aot_unpaired"}]:
+            return f'"{sorting[0]}" sorts the pairs of a batch'
+        return '"sft" is a mean over the tokens of a batch' if "sft" in self.loss_type else super().adds_up
+
+    @property
     def refers_once(self) -> bool:
         """True if the log-probabilities of the reference are computed before training."""
         return self.precompute_ref_log_probs

@@ -60,6 +60,15 @@ class Grpo(RewardedObjective):
         """True if the loss has a distance from the reference."""
         return self.beta > 0
 
+    @property
+    def adds_up(self) -> bool | str:
+        """True unless a term of the loss is computed from all tokens of a batch."""
+        if self.loss_type == "bnpo":
+            return '"bnpo" is a mean over the tokens of a batch'
+        if self.entropy_coef:
+            return "the entropy is a mean over the tokens of a batch"
+        return True if self.top_entropy_quantile == 1 else "tokens are chosen by their entropy among those of a batch"
+
     def conflicts(self) -> Iterator[Conflict]:
         """Keys that need another loss, several iterations or a reference."""
         yield from super().conflicts()

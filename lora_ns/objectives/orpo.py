@@ -26,6 +26,11 @@ class Orpo(ReferenceFree):
     """Weight of the odds ratio beside the likelihood of prompt and preferred answer; lambda in the paper."""
 
     @property
+    def adds_up(self) -> bool | str:
+        """The reason why not."""
+        return "its likelihood is a mean over the tokens of a batch"
+
+    @property
     def against_displacement(self) -> str:
         """Remedy for chosen answers that become less likely."""
         return f"lower `{self.key('beta')}` or `training.learning_rate`"

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lora_ns.objectives.base import Counted
 from lora_ns.table import IGNORED
@@ -19,6 +19,9 @@ class PairCollator:
     Unlike TRL's, which takes everything after the prompt for the answer, it takes the answer from the labels, so that
     a user turn between two answers is not in the loss.
     """
+
+    sides: ClassVar[int] = 2
+    """Sequences of each row."""
 
     pad_token_id: int
     multiple: int = 1

@@ -39,7 +39,12 @@ class StoringTrainer:
     _kept: list[dict[str, Any]] | None = None
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        """Count on from the step of a checkpoint, so that completions are generated in the same steps."""
+        """Count on from the step of a checkpoint, so that completions are generated in the same steps.
+
+        A part of the completions of a step stays as it is.
+        """
+        if isinstance(inputs, Mapping):
+            return inputs
         if self.model.training and not self._step and self.state.global_step:
             self._step = self.state.global_step * self.args.gradient_accumulation_steps
             self._buffered_inputs = self._kept
@@ -119,6 +124,11 @@ def rewarded_trainer_class(trainer_class: Any, counted: Counted) -> Any:
         """See `rewarded_trainer_class`; `samples` has completions of the last evaluation."""
 
         samples: tuple[Sample, ...] = ()
+
+        def part_of(self, inputs: Any, share: float) -> Any:
+            """A part of a batch. TRL divides some losses by the tokens of all, and again by what divides a mean."""
+            items = inputs.get("num_items_in_batch")
+            return inputs if items is None else {**inputs, "num_items_in_batch": items * share}
 
         def evaluate(self, *args: Any, **kwargs: Any) -> Any:
             """Forget the samples of the evaluation before."""

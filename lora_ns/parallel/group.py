@@ -201,12 +201,13 @@ def any_of(flag: int) -> int:
     return int(found.item())
 
 
-def forget_peak_memory() -> None:
-    """Reset the GPU's peak memory statistics."""
+def forget_peak_memory() -> int:
+    """Reset the GPU's peak memory statistics, and return the peak from now on, see `used_memory`."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    return used_memory()
 
 
 def peak_memory() -> dict[str, int]:

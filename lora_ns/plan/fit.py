@@ -164,6 +164,13 @@ def fits_into_memory(memory: MemoryEstimate | None, machine: Machine, here: int 
     return memory is None or not free or memory.total <= USABLE_MEMORY * free
 
 
+def with_free_memory(machine: Machine, size: int) -> Machine:
+    """Return a machine whose GPUs, or whose host without any, have so many bytes free."""
+    if machine.gpus:
+        return replace(machine, gpus=tuple(replace(gpu, free_bytes=size, memory_bytes=size) for gpu in machine.gpus))
+    return replace(machine, available_bytes=size, memory_bytes=max(size, machine.memory_bytes))
+
+
 def free_memory(machine: Machine, here: int = 1) -> int:
     """Return the free memory of each process, in bytes."""
     if machine.gpus:
@@ -232,12 +239,19 @@ def eval_batch(settled: Settled, micro: int, rows: int | None = None, world: int
     return written_value(settled, "training.per_device_eval_batch_size", batch_size)
 
 
+def memory_terms(memory: MemoryEstimate | None) -> dict[str, int]:
+    """Return the bytes of each term of an estimate that is part of its total; empty if it is unknown."""
+    terms = asdict(memory) if memory else {}
+    return {name: size for name, size in terms.items() if name != "mapped"}
+
+
 def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
     """Return the estimated memory of a step in bytes, with its largest part."""
     if memory is None:
         return computed(None, "known once the base is on this machine")
-    largest = max(asdict(memory).items(), key=lambda term: term[1])
+    largest = max(memory_terms(memory).items(), key=lambda term: term[1])
     start = f"; {memory.start / 1e9:.1f} GB of it to initialise the adapter" if memory.start >= _WORTH_TELLING else ""
     good = ", usually within 15 %" if machine.accelerator == "cpu" else ""
-    why = f"an estimate{good}; most of it {largest[0]}{start}"
+    beside = f"; {memory.mapped / 1e9:.1f} GB of mapped files beside it" if memory.mapped >= _WORTH_TELLING else ""
+    why = f"an estimate{good}; most of it {largest[0]}{start}{beside}"
     return computed(memory.total, why)

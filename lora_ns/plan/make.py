@@ -20,7 +20,7 @@ from lora_ns.plan.checks import (
     length_problems,
     quantization_problems,
 )
-from lora_ns.plan.fit import choose_batch, eval_batch, planned_memory, row_length
+from lora_ns.plan.fit import choose_batch, eval_batch, memory_terms, planned_memory, row_length
 from lora_ns.plan.notes import end_notes, expert_notes, plan_notes, teacher_notes
 from lora_ns.plan.plan import (
     DataFacts,
@@ -147,6 +147,8 @@ def make_plan(
         duration_seconds=speed.duration_seconds,
         energy_wh=speed.energy_wh,
         disk_bytes=speed.disk_bytes,
+        memory=memory_terms(batch.memory),
+        mapped_bytes=batch.memory.mapped if batch.memory else 0,
         notes=(
             *dict.fromkeys((*settled.loaded.notes, *settled.notes)),
             *data.notes,

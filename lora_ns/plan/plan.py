@@ -78,6 +78,10 @@ class Plan(BaseModel):
     """Energy of the GPUs in watt-hours."""
     disk_bytes: Derived[int | None] = Derived[int | None](value=None, origin="computed")
     """Size of the run directory."""
+    memory: dict[str, int] = {}
+    """Bytes of each term of `memory_bytes`, by name; empty if it is not known, and in runs of older versions."""
+    mapped_bytes: int = 0
+    """Weight files that stay mapped beside it; the system takes their memory back when it needs it."""
     deepspeed: dict[str, Any] | None = None
     """The complete DeepSpeed configuration, if the run uses DeepSpeed."""
     notes: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from lora_ns import __version__
 from lora_ns.files.disk import sha256_file
@@ -166,6 +166,19 @@ class BestRecord(BaseModel):
     value: float
 
 
+class HalvedRecord(BaseModel):
+    """Most of a batch that memory was found to have room for at once, after a step or an evaluation ran out of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    train: PositiveInt | None = None
+    """None if no step has run out of memory."""
+    evaluation: PositiveInt | None = None
+    """None if no evaluation has."""
+    unit: Literal["rows", "tokens"] = "rows"
+    """Tokens if rows are packed."""
+
+
 class DistributedRecord(BaseModel):
     """The training processes, as reported by the engine."""
 
@@ -228,6 +241,8 @@ class Manifest(BaseModel):
     seal: SealRecord | None = None
     lineage: str | None = None
     """SHA-256 of the last link of the lineage before the manifest's own; None in runs that began without one."""
+    halved: HalvedRecord | None = None
+    """None if memory never ran out, and in runs of old versions."""
     distributed: DistributedRecord | None = None
     """None until the trainer exists, and in runs of old versions that used one process."""
     error: str | None = None

@@ -31,6 +31,10 @@ def counted(trainer_class: Any) -> Any:
             """Number of items of a batch that are in the loss, as a scalar tensor."""
             raise NotImplementedError
 
+        def part_of(self, inputs: Any, _share: float) -> Any:
+            """The inputs of a part of a training batch that is a share of it, see `surviving`."""
+            return inputs
+
         def batch_means(self) -> dict[str, float]:
             """Further means of the last batch, beside its loss."""
             return {}

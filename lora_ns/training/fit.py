@@ -71,6 +71,7 @@ from lora_ns.training.reference import refer_once, refer_to_start
 from lora_ns.training.rewards import open_rewards
 from lora_ns.training.samples import sample_writer
 from lora_ns.training.seal import Seal
+from lora_ns.training.surviving import room_of
 from lora_ns.training.time_limit import TimeLimit, timing
 from lora_ns.training.trainer import make_trainer
 from lora_ns.training.trouble import BadSteps, skipping_bad_steps
@@ -239,33 +240,33 @@ def _fit(
         check_deepspeed_states(checkpoint[0])
     observer.shows(recipe.objective.shows)
     observer.stage("training")
-    forget_peak_memory()
-    before_training = used_memory()
+    trainer.room, before_training = room_of(run, manifest, observer), forget_peak_memory()
     with (
-        telling_memory_errors(*no_room_to_train(run, manifest)),
+        telling_memory_errors(*no_room_to_train(run, manifest, trainer.room)),
         telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+        manifest = manifest.model_copy(update={"halved": trainer.room.record})
         _check_finished(run, recipe.distributed, trainer, stop)
         step = completion.complete(manifest, trainer)
     _check_stepped(trainer, observer, completion.ended)
     metrics = {**manifest.metrics, **peak_memory(), **trainer.padding()}
-    if rank.is_first and used_memory() > before_training:  # otherwise the peak is not that of training
-        _remember_memory(manifest, metrics)
+    if rank.is_first:
+        _remember_memory(manifest, metrics, before_training)
     leave_training(trainer)
     seal = _sealed(manifest, model, prepared, trainer)
     return _Fitted(manifest, model, trainer, suites, metrics, seal if rank.is_first else None, step, completion)
 
 
-def _remember_memory(manifest: Manifest, metrics: dict[str, Any]) -> None:
-    """Keep planned and measured memory for the plans of later runs on this machine."""
+def _remember_memory(manifest: Manifest, metrics: dict[str, Any], before: int) -> None:
+    """Keep planned and measured memory for the plans of later runs, if training took more than what came before it."""
     planned, device = manifest.plan.memory_bytes.value, manifest.plan.device.value
     taken = metrics["peak_memory_bytes"]
     if device == "cuda":
         taken = metrics["peak_reserved_bytes"] + LIBRARIES_ON_GPU
-    if planned:
-        remember(device, planned, taken)
+    if planned and used_memory() > before:
+        remember(device, planned + manifest.plan.mapped_bytes, taken)
 
 
 def _sealed(manifest: Manifest, model: PeftModel, prepared: PreparedRun, trainer: Trainer) -> Seal | None:

@@ -14,6 +14,7 @@ from lora_ns.parallel.sharding import forget_frozen, put_together, saved_by_firs
 from lora_ns.run.last_checkpoint import best_of
 from lora_ns.training.reading_checkpoints import telling_checkpoints
 from lora_ns.training.sampler import sampler_class
+from lora_ns.training.surviving import surviving
 from lora_ns.training.tokens_seen import counting_tokens
 from lora_ns.training.trouble import showing_batches
 
@@ -113,7 +114,9 @@ def repeatable(trainer_class: Any) -> Any:
     The regularisation term of a PEFT method is added to the training loss only, not to the evaluation loss.
     """
 
-    class RepeatableTrainer(ending_in_time(saving_in_parts(counting_tokens(showing_batches(trainer_class))))):  # type: ignore[misc, unused-ignore]
+    extended = counting_tokens(showing_batches(surviving(trainer_class)))
+
+    class RepeatableTrainer(ending_in_time(saving_in_parts(extended))):  # type: ignore[misc, unused-ignore]
         """Implements `repeatable`; see `sampler_class`, and `regularization` of a method."""
 
         own_optimizer = None

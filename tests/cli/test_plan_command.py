@@ -12,8 +12,8 @@ from terminals import command, on_a_terminal, plain, shown
 from lora_ns.machine import hardware
 from lora_ns.machine.hardware import Gpu, Machine
 
+ALONE = Machine("cpu", 2, True, 16 * 10**9, 16 * 10**9)
 FOUR_GPUS = Machine("cpu", 16, True, 10**12, 10**12, (Gpu(0, "GPU", 80 * 10**9, 80 * 10**9, (9, 0), "580"),) * 4)
-TWO_CORES = Machine("cpu", 2, True, 24 * 10**9, 20 * 10**9)
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.toml"))
 COUNTED = "known once the training rows are counted"
@@ -27,6 +27,7 @@ ROWS = [{"prompt": f"{number} + 1", "completion": str(number + 1)} for number in
 
 @pytest.fixture
 def recipe(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "detect", lambda: ALONE)  # whose free memory stays as it is
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE"):
         monkeypatch.delenv(name, raising=False)
@@ -177,13 +178,19 @@ def test_a_dataset_in_the_cache_is_counted_as_the_cache_says(recipe, tmp_path, n
 # How it looks
 
 
+def without_memory(lines):
+    """The lines of a plan without those on its memory, which are bars on a terminal."""
+    return [line for line in lines if not re.match(r"memory\.|free_memory|(  \w+|memory|free) +[0-9.]+ GB", line)]
+
+
 @pytest.mark.parametrize("path", RECIPES)
 def test_the_plan_of_a_shipped_recipe_fits_80_columns(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(hardware, "detect", lambda: FOUR_GPUS if "distributed" in path else TWO_CORES)
+    monkeypatch.setattr(hardware, "detect", lambda: FOUR_GPUS if "distributed" in path else ALONE)
     lines, piped = shown("plan", path), lorans("plan", path).stdout
     assert max(map(len, lines)) <= 80
-    said = [re.sub(r"[\s:]|computed", "", text) for text in ("".join(lines), piped)]
+    both = ["".join(without_memory(text)) for text in (lines, piped.splitlines())]
+    said = [re.sub(r"[\s:]|computed", "", text) for text in both]
     assert said[0] == said[1]
     assert shown("plan", path, "--wide") == piped.splitlines()
 
@@ -192,7 +199,7 @@ def test_a_terminal_of_any_width_is_filled_and_not_passed(recipe):
     for columns in (60, 100, 200):
         lines = shown("plan", recipe, columns=columns)
         assert max(map(len, lines)) <= columns
-    assert len(lines) == len(lorans("plan", recipe).stdout.splitlines())
+    assert len(without_memory(lines)) == len(without_memory(lorans("plan", recipe).stdout.splitlines()))
 
 
 @pytest.mark.parametrize("surroundings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
@@ -252,3 +259,31 @@ def test_an_unknown_gpu_is_a_mistake_of_usage(recipe):
     done = lorans("plan", recipe, "--gpu", "RTX 4091")
     assert (done.returncode, done.stdout) == (2, "")
     assert "did you mean `RTX 4090`" in done.stderr
+
+
+def test_a_plan_is_fitted_into_a_size(recipe):
+    large = ("--set", "model.name_or_path=lorans:nano", "--set", "training.per_device_train_batch_size=256")
+    done = lorans("plan", recipe, *large, "--set", "dataset.path=train.jsonl", "--fit", "1.3GB")
+    assert done.returncode == 0, done.stderr
+    assert "does not fit in 1.30 GB: " in done.stdout
+    assert re.search(r"^   --set training\.\S+=", done.stdout, re.M)
+    words = next(line for line in done.stdout.splitlines() if line.startswith("   --set ")).split()
+    again = lorans("plan", recipe, *large, "--set", "dataset.path=train.jsonl", "--fit", "1.3GB", *words, "--json")
+    found = json.loads(again.stdout)
+    assert found["fit"]["fits"]
+    assert found["free_memory_bytes"] == 1_300_000_000
+    assert sum(found["memory"].values()) == found["memory_bytes"]["value"]
+
+
+@pytest.mark.parametrize("size", ["", "24", "0GB", "1XB", "GB", "-1GB"])
+def test_a_size_that_is_none_is_refused(recipe, size):
+    done = lorans("plan", recipe, f"--fit={size}")
+    assert done.returncode == 2
+    assert "is not a size of memory (write a number and a unit" in done.stderr
+
+
+def test_the_terms_of_the_memory_are_bars_on_a_terminal(recipe):
+    drawn = "\n".join(shown("plan", recipe, "--set", "model.name_or_path=lorans:nano"))
+    assert re.search(r"^  runtime +1\.00 GB +[█▏▎▍▌▋▊▉]+ *$", drawn, re.M)
+    assert re.search(r"^memory +\d+\.\d\d GB +[█▏▎▍▌▋▊▉]+ *$", drawn, re.M)
+    assert re.search(r"^free +\d+\.\d\d GB +[█▏▎▍▌▋▊▉]+ *$", drawn, re.M)

@@ -48,7 +48,7 @@ def problems(path, *overrides, **facts):
     return [str(problem) for problem in caught.value.problems]
 
 
-WORDS = ("deepspeed", "notes")
+WORDS = ("deepspeed", "memory", "notes")
 """What of a plan is no number."""
 
 

@@ -39,11 +39,13 @@ class MemoryEstimate:
     teacher: int = 0
     """Weights of a teacher."""
     runtime: int = LIBRARIES_ON_CPU
-    """The libraries themselves, and files that stay mapped; on a GPU, its context."""
+    """The libraries themselves; on a GPU, its context."""
+    mapped: int = 0
+    """Weight files that stay mapped. The system takes their memory back when it needs it, so `total` leaves it out."""
 
     @property
     def total(self) -> int:
-        """Sum of all terms."""
+        """Sum of all terms but `mapped`."""
         step = self.weights + self.adapter + self.gradients + self.optimizer + self.activations + self.logits
         return step + self.transient + self.runtime + self.start + self.teacher
 
@@ -112,7 +114,8 @@ def estimate(
         transient=transient,
         start=max(0, start.size - replaced),
         teacher=teacher_bytes(teacher_parameters, step.dtype),
-        runtime=(LIBRARIES_ON_CPU if on_cpu else LIBRARIES_ON_GPU) + mapped,
+        runtime=LIBRARIES_ON_CPU if on_cpu else LIBRARIES_ON_GPU,
+        mapped=mapped,
     )
 
 
