@@ -81,7 +81,7 @@ def plan(
 UNKNOWN, NONE = "unknown", "none"
 
 
-_APART = ("deepspeed", "memory", "notes")
+_APART = ("deepspeed", "memory", "mapped_bytes", "notes")
 """Fields of a plan that are shown below the others."""
 
 

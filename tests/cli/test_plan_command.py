@@ -284,6 +284,6 @@ def test_a_size_that_is_none_is_refused(recipe, size):
 
 def test_the_terms_of_the_memory_are_bars_on_a_terminal(recipe):
     drawn = "\n".join(shown("plan", recipe, "--set", "model.name_or_path=lorans:nano"))
-    assert re.search(r"^  runtime +1\.00 GB +[█▏▎▍▌▋▊▉]+ *$", drawn, re.M)
+    assert re.search(r"^  runtime +\d\.\d\d GB +[█▏▎▍▌▋▊▉]+ *$", drawn, re.M)
     assert re.search(r"^memory +\d+\.\d\d GB +[█▏▎▍▌▋▊▉]+ *$", drawn, re.M)
     assert re.search(r"^free +\d+\.\d\d GB +[█▏▎▍▌▋▊▉]+ *$", drawn, re.M)
