@@ -13,6 +13,7 @@ from lora_ns.training.scoring import (
     ScoredCollator,
     Scores,
     labelled_positions,
+    with_positions,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
             """Find the labelled positions of each batch before it is moved to the device."""
             self.data_collator: Any = ScoredCollator(self.data_collator)
 
+        def part_of(self, inputs: Any, share: float) -> Any:
+            """The inputs of a part of a training batch, with their labelled positions."""
+            return with_positions(dict(super().part_of(inputs, share)))
+
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
@@ -46,19 +51,7 @@ def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
             else:
                 scores = scorer.without_mask(positions=positions, **{**inputs, "use_cache": False})
             self._keep_means(scores)
-            return self._loss_of(scores.log_probs, num_items_in_batch)
-
-        def _loss_of(self, log_probs: torch.Tensor, items: Any) -> torch.Tensor:
-            """TRL's loss of the labelled positions of a micro-batch."""
-            import torch
-
-            losses = -log_probs
-            if self.args.loss_type == "dft":
-                losses = losses * log_probs.exp().detach()
-            loss = losses.sum() / torch.as_tensor(len(log_probs) if items is None else items).clamp(min=1)
-            if self.args.average_tokens_across_devices and items is not None:
-                loss = loss * self.accelerator.num_processes
-            return loss
+            return _loss_of(self, scores.log_probs, num_items_in_batch)
 
         def _keep_means(self, scores: Scores) -> None:
             """Keep TRL's means of a batch, on its device."""
@@ -89,6 +82,19 @@ def _scorer_of(trainer: Any, model: Any) -> AnswerScorer | None:
     kinds = (HeadScorer,) if in_parts else (HeadScorer, AnswerScorer)
     found = next((kind for kind in kinds if kind.fits(model)), None)
     return found(model, trainer.accelerator) if found else None
+
+
+def _loss_of(trainer: Any, log_probs: torch.Tensor, items: Any) -> torch.Tensor:
+    """TRL's loss of the labelled positions of a micro-batch."""
+    import torch
+
+    losses = -log_probs
+    if trainer.args.loss_type == "dft":
+        losses = losses * log_probs.exp().detach()
+    loss = losses.sum() / torch.as_tensor(len(log_probs) if items is None else items).clamp(min=1)
+    if trainer.args.average_tokens_across_devices and items is not None:
+        loss = loss * trainer.accelerator.num_processes
+    return loss
 
 
 def _numbers(values: Sequence[float | torch.Tensor]) -> list[float]:

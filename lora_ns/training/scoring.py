@@ -38,22 +38,25 @@ class Scores:
 
 
 class ScoredCollator:
-    """A collator that adds the positions whose next token is in the loss, while the batch is on the host.
-
-    Only batches that are padded at the end of the rows get them. In those, no token before the padding attends to it,
-    so that a causal model needs no mask for it.
-    """
+    """A collator that adds the positions whose next token is in the loss, while the batch is on the host."""
 
     def __init__(self, collator: Callable[[Any], Any]) -> None:
         self._collator = collator
 
     def __call__(self, rows: Any) -> Any:
         """Collate rows, with their labelled positions if they have labels."""
-        batch = self._collator(rows)
-        mask = batch.get("attention_mask")
-        if "labels" in batch and (mask is None or bool((mask[:, 1:] <= mask[:, :-1]).all())):
-            batch[POSITIONS] = labelled_positions(batch["labels"])
-        return batch
+        return with_positions(self._collator(rows))
+
+
+def with_positions(batch: Any) -> Any:
+    """Add the labelled positions to a batch, if it is padded at the end of the rows.
+
+    No token before that padding attends to it, so that a causal model needs no mask for it.
+    """
+    mask = batch.get("attention_mask")
+    if "labels" in batch and (mask is None or bool((mask[:, 1:] <= mask[:, :-1]).all())):
+        batch[POSITIONS] = labelled_positions(batch["labels"])
+    return batch
 
 
 def labelled_positions(labels: torch.Tensor) -> torch.Tensor:

@@ -101,14 +101,18 @@ class Surviving:
             return one(inputs, num_items_in_batch)
         steps, counter = self.current_gradient_accumulation_steps, getattr(self, "_step", None)
         is_mean_of_items = num_items_in_batch is None and "labels" in inputs
-        items = float(self.count_of(inputs)) if is_mean_of_items else 0.0
+
+        def share_of(part: Part) -> float:
+            """The share of a part in the loss of the batch."""
+            items = float(self.count_of(inputs)) if is_mean_of_items else 0.0
+            return float(self.count_of(part.inputs)) / items if items else part.share
 
         def work(part: Part) -> Any:
             """The loss of a part, by its share of the batch."""
-            share = float(self.count_of(part.inputs)) / items if items else part.share
             if counter is not None:
                 self._step = counter
             if part.share < 1:
+                share = share_of(part)
                 # The trainer divides a mean by the number of batches.
                 self.current_gradient_accumulation_steps = steps / max(share, _TINY)
                 part = replace(part, inputs=self.part_of(part.trimmed().inputs, share))
