@@ -65,8 +65,11 @@ def plan(
     loaded = load_recipe(recipe, overrides)
     machine = detect() if gpu is None else machine_with(gpu, detect())
     machine = machine if size is None else with_free_memory(machine, size)
-    known = _known(loaded)
-    made, free = _planned(loaded, machine, known), free_memory(machine, count_here(loaded.recipe.distributed, machine))
+    known = known_for(loaded, gpu is not None)
+    made, free = (
+        planned_for(loaded, machine, known),
+        free_memory(machine, count_here(loaded.recipe.distributed, machine)),
+    )
     found = None if size is None else _fitted(loaded, made, machine, known, size)
     if as_json:
         more = {"fit": fit_table(found)} if found else {}
@@ -171,15 +174,17 @@ def _table(lines: list[_Line]) -> Table:
 
 
 @dataclass(frozen=True)
-class _Known:
+class Known:
     """What a plan follows from beside the recipe and the machine."""
 
     base: Base | PublishedBase | None
     rows: DataFacts
     teacher: TeacherSize | None
+    is_elsewhere: bool
+    """True if the plan is for another machine, of which the runs of this one say nothing."""
 
 
-def _known(loaded: LoadedRecipe) -> _Known:
+def known_for(loaded: LoadedRecipe, is_elsewhere: bool) -> Known:
     """Find the base, the rows and the teacher of a recipe, without downloading or tokenising."""
     from lora_ns.answers.teacher import find_teacher
     from lora_ns.data.known_rows import known_facts
@@ -193,25 +198,28 @@ def _known(loaded: LoadedRecipe) -> _Known:
         base = recipe_base_here(loaded.recipe.model, loaded.folder) or published_base(loaded.recipe.model)
         rows = known_facts(loaded.recipe, loaded.folder)
         teacher = find_teacher(loaded.recipe.objective, [loaded.folder, Path.cwd()], download=False)
-    return _Known(base, rows, teacher.size if teacher else None)
+    return Known(base, rows, teacher.size if teacher else None, is_elsewhere)
 
 
-def _planned(loaded: LoadedRecipe, machine: Machine, known: _Known) -> Plan:
+def planned_for(loaded: LoadedRecipe, machine: Machine, known: Known) -> Plan:
     """The plan of a recipe for a machine."""
     from lora_ns.plan.deepspeed import with_deepspeed
     from lora_ns.plan.make import make_plan
+    from lora_ns.plan.memory.band import PUBLISHED, band
     from lora_ns.plan.settle import settle
     from lora_ns.recipe.load import locating
+    from lora_ns.run.measured_memory import remembered
     from lora_ns.services.measured_speed import measured_speed
 
     with locating(loaded):
         settled = settle(loaded, machine, known.base, known.teacher)
         measured = measured_speed(settled.recipe, settled.folder, machine)
-        made = make_plan(settled, machine, known.base, known.rows, measured)
+        usual = PUBLISHED if known.is_elsewhere else band(remembered(machine.accelerator))
+        made = make_plan(settled, machine, known.base, known.rows, measured, usual)
         return with_deepspeed(settled.recipe, settled.folder, made)
 
 
-def _fitted(loaded: LoadedRecipe, made: Plan, machine: Machine, known: _Known, size: int) -> Fit:
+def _fitted(loaded: LoadedRecipe, made: Plan, machine: Machine, known: Known, size: int) -> Fit:
     """What makes a plan fit. Raises `UsageError` if its memory is not known."""
     from lora_ns.plan.cuts import fit_into
     from lora_ns.recipe.load import load_recipe
@@ -221,7 +229,7 @@ def _fitted(loaded: LoadedRecipe, made: Plan, machine: Machine, known: _Known, s
         raise UsageError(Problem("--fit", what, "download the base, or leave `--fit` out"))
 
     def plan_with(overrides: Sequence[str]) -> Plan:
-        return _planned(load_recipe(loaded.path, [*loaded.overrides, *overrides], loaded.text), machine, known)
+        return planned_for(load_recipe(loaded.path, [*loaded.overrides, *overrides], loaded.text), machine, known)
 
     return fit_into(size, made, made.memory_bytes.value, loaded.recipe, plan_with)
 

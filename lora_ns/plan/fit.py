@@ -9,6 +9,7 @@ from lora_ns.machine.hardware import Machine
 from lora_ns.methods.base import StartMemory
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.activations import Step
+from lora_ns.plan.memory.band import Band
 from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, MemoryEstimate, Scoring, estimate, start_memory
 from lora_ns.plan.memory.exact import ExactTerms, exact_terms
 from lora_ns.plan.memory.weights import BYTES
@@ -128,7 +129,7 @@ def _step_memory(
     rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
     kernel = "sdpa" if recipe.model.attn_implementation == "auto" else recipe.model.attn_implementation
     is_even = data.longest is not None and data.mean_length == data.longest
-    step = Step(rows, length, dtype, kernel, is_even=is_even)
+    step = Step(rows, length, dtype, kernel, is_even=is_even or _needs_no_mask(recipe, facts))
     if objective.packs:
         step = replace(step, rows=1, length=rows * length, is_packed=True)
     scored = step.tokens if objective.scores_every_token else 0
@@ -146,6 +147,15 @@ def _step_memory(
         teacher_parameters=settled.teacher.parameters if settled.teacher else 0,
     )
     return in_each_process(whole, strategy, count_processes(strategy, machine), facts.num_hidden_layers)
+
+
+def _needs_no_mask(recipe: Recipe, facts: BaseFacts) -> bool:
+    """Test that training attends to padded rows without a mask, see `training.causal_attention`."""
+    settings = facts.settings
+    kinds = set(settings.get("layer_types") or ())
+    has_window = "layer_types" not in settings and settings.get("sliding_window") is not None
+    sees_all = kinds <= {"full_attention"} and not has_window
+    return recipe.objective.next_token_loss and recipe.distributed.row_parts == 1 and sees_all
 
 
 def _mapped(recipe: Recipe, facts: BaseFacts, dtype: str) -> int:
@@ -245,13 +255,15 @@ def memory_terms(memory: MemoryEstimate | None) -> dict[str, int]:
     return {name: size for name, size in terms.items() if name != "mapped"}
 
 
-def planned_memory(memory: MemoryEstimate | None, machine: Machine) -> Derived[int | None]:
-    """Return the estimated memory of a step in bytes, with its largest part."""
+def planned_memory(memory: MemoryEstimate | None, machine: Machine, known: Band) -> Derived[int | None]:
+    """Return the estimated memory of a step in bytes, with its largest part, and how far such estimates were off."""
     if memory is None:
         return computed(None, "known once the base is on this machine")
     largest = max(memory_terms(memory).items(), key=lambda term: term[1])
     start = f"; {memory.start / 1e9:.1f} GB of it to initialise the adapter" if memory.start >= _WORTH_TELLING else ""
     good = ", usually within 15 %" if machine.accelerator == "cpu" else ""
+    if known.runs:
+        good = f"; {known.runs} runs here took {known.low:.2f} to {known.high:.2f} times theirs"
     beside = f"; {memory.mapped / 1e9:.1f} GB of mapped files beside it" if memory.mapped >= _WORTH_TELLING else ""
     why = f"an estimate{good}; most of it {largest[0]}{start}{beside}"
     return computed(memory.total, why)

@@ -21,6 +21,7 @@ from lora_ns.plan.checks import (
     quantization_problems,
 )
 from lora_ns.plan.fit import choose_batch, eval_batch, memory_terms, planned_memory, row_length
+from lora_ns.plan.memory.band import PUBLISHED, Band
 from lora_ns.plan.notes import end_notes, expert_notes, plan_notes, teacher_notes
 from lora_ns.plan.plan import (
     DataFacts,
@@ -70,7 +71,12 @@ def check_settled(settled: Settled, machine: Machine, base: HasFacts | None) -> 
 
 
 def make_plan(
-    settled: Settled, machine: Machine, base: HasFacts | None, data: DataFacts, measured: Measured | None = None
+    settled: Settled,
+    machine: Machine,
+    base: HasFacts | None,
+    data: DataFacts,
+    measured: Measured | None = None,
+    known: Band = PUBLISHED,
 ) -> Plan:
     """Derive every number of a run.
 
@@ -80,6 +86,7 @@ def make_plan(
         base: the base; None if nothing is known about it.
         data: what is known about the rows.
         measured: speed of an earlier run.
+        known: how far estimates of memory were off.
 
     Raises:
         PlanError: with every setting that cannot work on this machine, with this base or with this data.
@@ -142,7 +149,7 @@ def make_plan(
         rank=planned_rank(settled, facts),
         base_parameters=computed(facts.parameters if facts else None, _base_why(base)),
         adapter_parameters=computed(adapter, _adapter_why(adapter, base)),
-        memory_bytes=planned_memory(batch.memory, machine),
+        memory_bytes=planned_memory(batch.memory, machine, known),
         tokens_per_second=speed.tokens_per_second,
         duration_seconds=speed.duration_seconds,
         energy_wh=speed.energy_wh,

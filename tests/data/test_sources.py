@@ -4,8 +4,8 @@ import json
 from collections import Counter
 
 import pytest
+from plans import plan_here
 
-from lora_ns.cli.plan import plan_of
 from lora_ns.data.find_labels import find_labels
 from lora_ns.data.sources import notes, read_sources
 from lora_ns.errors import DataError
@@ -89,7 +89,7 @@ def test_a_slice_is_taken_before_rows_are_counted(read, write, write_recipe, ove
     ]
     evaluated = read("dataset.eval_path=train.jsonl", *named)
     assert (numbers(evaluated.eval), len(evaluated.train.rows)) == (expected, 50)
-    assert plan_of(load_recipe(write_recipe(), [*overrides, SHORT])).train_rows.value == len(expected)
+    assert plan_here(load_recipe(write_recipe(), [*overrides, SHORT])).train_rows.value == len(expected)
 
 
 def test_rows_behind_a_slice_are_not_read(read, write, tmp_path):
@@ -204,7 +204,7 @@ def test_weights_are_shares_of_the_rows(read, write, write_recipe, minimal):
     assert used[1] == 900
     assert used[1] / sum(used) == pytest.approx(0.75, abs=0.03)
     assert [part.repeated for part in sources.parts] == [0, 0]
-    plan = plan_of(load_recipe(write_recipe(minimal.replace('path = "train.jsonl"', WEIGHTED)), [SHORT]))
+    plan = plan_here(load_recipe(write_recipe(minimal.replace('path = "train.jsonl"', WEIGHTED)), [SHORT]))
     assert (plan.train_rows.value, list(plan.notes[:2])) == (len(sources.train.rows), notes(sources))
 
 
@@ -392,7 +392,7 @@ def test_a_text_file_is_a_table_or_lines_if_asked(read, tmp_path):
 
 
 def planned(write_recipe, text, *overrides):
-    return plan_of(load_recipe(write_recipe(text), overrides))
+    return plan_here(load_recipe(write_recipe(text), overrides))
 
 
 def test_the_plan_shows_the_format_that_is_found_and_what_nothing_reads(write, write_recipe, minimal):

@@ -3,6 +3,9 @@
 from dataclasses import replace
 
 import pytest
+
+pytest.importorskip("torch")
+
 from run_folders import manifest, rows, write_run
 
 from lora_ns.machine.gpus import machine_with

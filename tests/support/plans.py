@@ -22,3 +22,11 @@ def plan_with_deepspeed(loaded: LoadedRecipe, machine: Machine, base, data: Data
 def as_asked(loaded: LoadedRecipe) -> Settled:
     """A settled recipe without changes by a base."""
     return Settled(loaded, loaded.recipe)
+
+
+def plan_here(loaded: LoadedRecipe) -> Plan:
+    """The plan that `lorans plan` shows on this machine."""
+    from lora_ns.cli.plan import known_for, planned_for
+    from lora_ns.machine.hardware import detect
+
+    return planned_for(loaded, detect(), known_for(loaded, is_elsewhere=False))

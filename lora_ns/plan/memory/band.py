@@ -8,9 +8,6 @@ from dataclasses import dataclass
 FEWEST = 3
 """Runs from which a machine has a band of its own."""
 
-_PUBLISHED = 0.85, 1.15
-"""Measured over planned memory in nearly all runs of docs/memory.md."""
-
 _LEAST = 0.03
 """Distance from 1 that a band has at least, since a few equal runs say little about others."""
 
@@ -29,6 +26,10 @@ class Band:
         return round(planned * self.low), round(planned * self.high)
 
 
+PUBLISHED = Band(0.85, 1.15, runs=0)
+"""The band of nearly all runs of docs/memory.md."""
+
+
 def band(pairs: Sequence[tuple[int, int]]) -> Band:
     """Return the band of a machine from its runs.
 
@@ -41,7 +42,7 @@ def band(pairs: Sequence[tuple[int, int]]) -> Band:
     """
     ratios = sorted(measured / planned for planned, measured in pairs if planned > 0 and measured > 0)
     if len(ratios) < FEWEST:
-        return Band(*_PUBLISHED, runs=0)
+        return PUBLISHED
     aside = len(ratios) // 10
     inner = ratios[aside : len(ratios) - aside]
     return Band(min(inner[0], 1 - _LEAST), max(inner[-1], 1 + _LEAST), len(ratios))

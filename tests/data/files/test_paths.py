@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from plans import plan_here
 
-from lora_ns.cli.plan import plan_of
 from lora_ns.data.files.kinds import KNOWN
 from lora_ns.data.files.paths import find_files, shown
 from lora_ns.errors import DataError
@@ -132,14 +132,14 @@ def test_files_are_told_in_a_few_words(names, files, expected):
 
 def test_an_empty_list_is_no_file(write_recipe, tmp_path):
     hub = ["dataset.path=[]", "dataset.name=a/b", "dataset.eval_path=[]", "sft.max_seq_length=64"]
-    assert plan_of(load_recipe(write_recipe(), hub)).train_rows.value is None
+    assert plan_here(load_recipe(write_recipe(), hub)).train_rows.value is None
 
 
 def test_the_plan_counts_the_rows_of_all_files_and_those_that_are_left_out(loaded, write_recipe, tmp_path):
     (tmp_path / "data/b.jsonl").write_text('{"prompt": "a", "completion": "b"}\nx\n')
     overrides = ['dataset.path=["data/*.jsonl", "rows.jsonl"]', "dataset.eval_path=data/deep"]
     overrides += ["dataset.max_bad_rows=1", "sft.max_seq_length=64"]
-    plan = plan_of(load_recipe(write_recipe(), overrides))
+    plan = plan_here(load_recipe(write_recipe(), overrides))
     assert (plan.train_rows.value, plan.eval_rows.value) == (2, 1)
     assert plan.notes[0] == f"training rows: 1 left out as unreadable, the first at {tmp_path}/data/b.jsonl:2"
 
