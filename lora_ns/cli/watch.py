@@ -110,7 +110,7 @@ def _picture(seen: Sequence[Seen], height: int = 10_000) -> RenderableType:
 
 
 _SHOWN_ELSEWHERE = frozenset(
-    {"step", "loss", "epoch", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss"}
+    {"step", "loss", "epoch", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss", "padding"}
 )
 
 

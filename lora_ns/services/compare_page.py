@@ -35,7 +35,7 @@ STATUS_TONES: Mapping[str, str] = {
 _FIRST = ("loss", "eval_loss", "reward", "rewards/margins", "rewards/accuracies", "kl", "learning_rate", "grad_norm")
 
 
-_SKIPPED = ("_runtime", "_per_second", "num_tokens", "num_input_tokens_seen", "total_flos", "train_loss")
+_SKIPPED = ("_runtime", "_per_second", "num_tokens", "num_input_tokens_seen", "total_flos", "train_loss", "padding")
 
 
 MOST_PLOTS = 10

@@ -40,7 +40,7 @@ def final_metrics(run: RunDir, best: int | None) -> dict[str, Any]:
             metrics |= {f"{prefix}{key}": value for key, value in kept.items()}
     summary = [row for row in rows if "train_runtime" in row][-1:]
     if summary:
-        metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime") if key in summary[0]}
+        metrics |= {key: summary[0][key] for key in ("train_loss", "train_runtime", "padding") if key in summary[0]}
     return metrics
 
 

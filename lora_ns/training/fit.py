@@ -251,7 +251,7 @@ def _fit(
         _check_finished(run, recipe.distributed, trainer, stop)
         step = completion.complete(manifest, trainer)
     _check_stepped(trainer, observer, completion.ended)
-    metrics = {**manifest.metrics, **peak_memory(), **trainer.padding()}
+    metrics = {**manifest.metrics, **peak_memory()}
     if rank.is_first:
         _remember_memory(manifest, metrics, before_training)
     leave_training(trainer)

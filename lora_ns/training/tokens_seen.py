@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from lora_ns.training.later import Later
@@ -21,9 +22,9 @@ def counting_tokens(trainer_class: Any) -> Any:
             """Count the tokens and positions of a micro-batch of all processes, without padding and with it."""
             import torch
 
-            ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-            if ids is None:
+            if not isinstance(inputs, Mapping) or "input_ids" not in inputs:
                 return
+            ids, mask = inputs["input_ids"], inputs.get("attention_mask")
             tokens = ids.new_tensor(ids.numel()) if mask is None else mask.sum()
             counts = torch.stack([tokens, ids.new_tensor(ids.numel())])
             self._counts().send(None, self.accelerator.gather(counts[None]).sum(0))
@@ -47,8 +48,10 @@ def counting_tokens(trainer_class: Any) -> Any:
             return {"padding": round(share, 4)} if self.positions_trained > self.tokens_trained else {}
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            """Log, with all tokens counted."""
+            """Log, with all tokens counted, and the padding in the summary of the training."""
             self._add_up(wait=True)
+            if "train_loss" in logs:
+                logs |= self.padding()
             super().log(logs, start_time)
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -30,7 +30,8 @@ MORE = {
 
 
 def without_times(metrics):
-    return {name: value for name, value in metrics.items() if "runtime" not in name}
+    """The metrics that do not depend on the process."""
+    return {name: value for name, value in metrics.items() if not name.endswith(("runtime", "peak_memory_bytes"))}
 
 
 @pytest.mark.parametrize("name", [*CASES, *(pytest.param(name, marks=pytest.mark.cluster) for name in MORE)])

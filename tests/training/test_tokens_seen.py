@@ -44,6 +44,7 @@ def test_everything_is_counted_before_it_is_logged_or_saved(kind, monkeypatch):
     trainer.log({})
     trainer._track_num_input_tokens({"input_ids": torch.ones(1, 7, dtype=torch.long)})  # packed
     trainer._track_num_input_tokens({"pixel_values": torch.ones(1)})
+    trainer._track_num_input_tokens([{"prompt": "completed while training"}])
     trainer._save_checkpoint(None, None)
     assert trainer.logged == [5 + 2 * (60 - 7), 5 + 2 * (60 - 7 + 7)]
     assert trainer.padding() == {"padding": round(7 / 67, 4)}
