@@ -137,7 +137,7 @@ def _figures(run: RunDir, manifest: Manifest) -> list[Figure]:
             return list(_evaluated(table))
         except (UsageError, KeyError, TypeError, AttributeError):
             continue  # of another version, or damaged
-    skipped = ("before/", "train_", "eval_runtime", "eval_samples", "eval_steps", "epoch")
+    skipped = ("before/", "train_", "eval_runtime", "eval_samples", "eval_steps", "epoch", "padding")
     return [
         Figure(name, float(value), before=manifest.metrics.get(f"before/{name}"))
         for name, value in manifest.metrics.items()
