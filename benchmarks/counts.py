@@ -68,7 +68,7 @@ class Counting(Observer):
         """Profile one step of this trainer."""
         from transformers import TrainerCallback
 
-        counting, collate = self, trainer.data_collator
+        counting, load = self, trainer.get_train_dataloader
 
         class Counter(TrainerCallback):  # type: ignore[misc, unused-ignore]
             def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -83,12 +83,19 @@ class Counting(Observer):
                     self.profile.__exit__(None, None, None)
                     counting.counts = counted(self.profile)
 
-        def collated(rows: Any) -> Any:
-            with torch.profiler.record_function(HOST):
-                return collate(rows)
+        def loaded() -> Any:
+            loader = load()
+            collate = loader.collate_fn
+
+            def collated(rows: Any) -> Any:
+                with torch.profiler.record_function(HOST):
+                    return collate(rows)
+
+            loader.collate_fn = collated
+            return loader
 
         trainer.add_callback(Counter())
-        trainer.data_collator, self.trainer = collated, trainer
+        trainer.get_train_dataloader, self.trainer = loaded, trainer
 
 
 HOST = "on the host"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.training.scoring import (
@@ -30,9 +31,18 @@ def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
     class ScoringTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
         """See `scoring_positions_in_the_loss`."""
 
-        def find_positions_on_host(self) -> None:
-            """Find the labelled positions of each batch before it is moved to the device."""
-            self.data_collator: Any = ScoredCollator(self.data_collator)
+        row_parts = 1
+        data_collator: Any
+
+        def get_train_dataloader(self) -> Any:
+            """The loader, which finds the labelled positions of each batch before it is moved to the device."""
+            with _finding_positions(self):
+                return super().get_train_dataloader()
+
+        def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+            """The same of evaluation rows."""
+            with _finding_positions(self):
+                return super().get_eval_dataloader(eval_dataset)
 
         def part_of(self, inputs: Any, share: float) -> Any:
             """The inputs of a part of a training batch, with their labelled positions."""
@@ -72,6 +82,18 @@ def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
             super().log(logs, start_time)
 
     return ScoringTrainer
+
+
+@contextlib.contextmanager
+def _finding_positions(trainer: Any) -> Iterator[None]:
+    """Let the loaders of a trainer that are made in this context find labelled positions, unless rows are divided."""
+    collator = trainer.data_collator
+    if trainer.row_parts == 1:
+        trainer.data_collator = ScoredCollator(collator)
+    try:
+        yield
+    finally:
+        trainer.data_collator = collator
 
 
 def _scorer_of(trainer: Any, model: Any) -> AnswerScorer | None:

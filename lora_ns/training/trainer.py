@@ -45,8 +45,6 @@ def make_trainer(
         arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None
     trainer = _of_objective(recipe.objective, arguments, shared, labels)
     trainer.row_parts, trainer.regularization = recipe.distributed.row_parts, recipe.peft.regularization
-    if recipe.objective.next_token_loss and trainer.row_parts == 1:
-        trainer.find_positions_on_host()
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 
