@@ -197,7 +197,7 @@ def _tell_optimizer(optimizer: Any, norm: Tensor | None) -> bool:
     This is how a loss scaler tells it (`torch.amp.GradScaler`). Without a norm, the optimizer is as it was before.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
-    if not inner.defaults.get("fused"):
+    if not getattr(inner, "defaults", {}).get("fused"):  # DeepSpeed's have none
         return False
     if norm is None:
         vars(inner).pop("found_inf", None)

@@ -64,7 +64,7 @@ def run_kind(folder, name, *overrides):
 
 
 def measured(run):
-    skipped = ("_runtime", "_per_second", "train_loss")
+    skipped = ("_runtime", "_per_second", "train_loss", "peak_memory_bytes", "padding")
     return {name: value for name, value in run.read().metrics.items() if not name.endswith(skipped)}
 
 

@@ -37,5 +37,6 @@ def test_a_step_costs_hardly_more_than_a_bare_loop_and_waits_for_nothing(counts,
     ours, bare = found["lorans"].counts, found["bare"].counts
     assert ours["operators"] <= MOST * bare["operators"]
     assert ours["launches"] <= MOST * bare["launches"]
-    assert ours["waits"] == 0
+    # transformers looks for the documents of packed rows in their positions.
+    assert ours["waits"] == (bare["waits"] if settings[-1] else 0)
     assert bare["launches"] > 500
