@@ -243,8 +243,9 @@ class LlamaFactory(Contender):
         (folder / "train.yaml").write_text(text, encoding="utf-8")
 
     def train(self) -> float:
-        told = run(["llamafactory-cli", "train", "llamafactory/train.yaml"], self.work.folder, self.environment)
-        return last_number("train_runtime", told)
+        run(["llamafactory-cli", "train", "llamafactory/train.yaml"], self.work.folder, self.environment)
+        results = self.work.folder / "llamafactory/run/train_results.json"
+        return float(json.loads(results.read_text(encoding="utf-8"))["train_runtime"])
 
 
 class Swift(Contender):
@@ -261,6 +262,7 @@ class Swift(Contender):
             *("--per_device_train_batch_size", str(self.work.batch), "--gradient_accumulation_steps", "1"),
             *("--num_train_epochs", str(self.work.epochs), "--max_length", "1024", "--logging_steps", "10"),
             *("--save_strategy", "no", "--eval_strategy", "no", "--split_dataset_ratio", "0", "--report_to", "none"),
+            *("--use_cpu", "true"),
         ]
         return last_number("train_runtime", run(command, self.work.folder, self.environment))
 
