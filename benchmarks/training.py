@@ -145,6 +145,8 @@ def measured(contenders: Sequence[Contender], rounds: int, shapes: list[list[int
         for contender in contenders:
             seconds[contender.name].append(contender.train())
             print(f"round {number + 1}: {contender.name} {seconds[contender.name][-1]:.1f} s", flush=True)
+    from lora_ns.machine.hardware import cpu_name
+
     ours = next(contender for contender in contenders if isinstance(contender, Lorans))
     manifest = ours.manifest()
     tokens = manifest["data"]["train"]["tokens"] * work.epochs
@@ -172,13 +174,6 @@ def epoch_operations(shapes: list[list[int]], manifest: dict[str, Any], work: Wo
     head = config["hidden_size"] * config["vocab_size"] if work.kind == "chat" else 0
     squares = data["tokens"] ** 2 // data["rows"]  # at least, as the lengths differ
     return work.epochs * operations(shapes, head, data["tokens"], data["trained_tokens"] or 0, squares, width)
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    from lora_ns.machine.hardware import cpu_name
-
-    return cpu_name()
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.methods.base import StartMemory
+from lora_ns.model.attention import sees_whole_rows
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.activations import Step
 from lora_ns.plan.memory.band import Band
@@ -151,10 +152,8 @@ def _step_memory(
 
 def _needs_no_mask(recipe: Recipe, facts: BaseFacts) -> bool:
     """Test that training attends to padded rows without a mask, see `training.causal_attention`."""
-    settings = facts.settings
-    kinds = set(settings.get("layer_types") or ())
-    has_window = "layer_types" not in settings and settings.get("sliding_window") is not None
-    sees_all = kinds <= {"full_attention"} and not has_window
+    names = ("layer_types", "sliding_window", "attention_chunk_size")
+    sees_all = sees_whole_rows(*(facts.settings.get(name) for name in names))
     return recipe.objective.next_token_loss and recipe.distributed.row_parts == 1 and sees_all
 
 

@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from lora_ns.model.attention import sees_whole_rows
+
 NAME = "sdpa_without_mask"
 
 
@@ -35,14 +37,11 @@ def attention_without_mask(model: Any) -> Iterator[None]:
 def attends_to_whole_rows(model: Any) -> bool:
     """Test that all layers of a model use scaled dot-product attention over all earlier positions."""
     config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    has_window = getattr(config, "sliding_window", None) is not None and not getattr(config, "layer_types", None)
+    names = ("layer_types", "sliding_window", "attention_chunk_size")
     return (
         config._attn_implementation == "sdpa"
         and config.get_text_config() is config
-        and kinds == {"full_attention"}
-        and not has_window
-        and getattr(config, "attention_chunk_size", None) is None
+        and sees_whole_rows(*(getattr(config, name, None) for name in names))
         and type(model)._can_set_attn_implementation()
     )
 
