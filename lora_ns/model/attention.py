@@ -1,8 +1,11 @@
-"""What the attention of a base looks at, from its settings alone."""
+"""What the attention of a base looks at and how it is computed, from settings alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+LONGEST_IN_PRODUCTS = 512
+"""Positions of the longest rows that are faster by matrix products, see `model.short_rows`."""
 
 
 def sees_whole_rows(layer_types: Iterable[str] | None, window: int | None, chunk: int | None) -> bool:
@@ -15,3 +18,14 @@ def sees_whole_rows(layer_types: Iterable[str] | None, window: int | None, chunk
     """
     kinds = set(layer_types or ())
     return kinds <= {"full_attention"} and chunk is None and (bool(kinds) or window is None)
+
+
+def multiplies_short_rows(asked: str, device: str, dtype: str) -> bool:
+    """Test that training attends to short rows by matrix products rather than with PyTorch's fused kernel.
+
+    Args:
+        asked: `attn_implementation` of the recipe.
+        device: where the base is trained.
+        dtype: the one it computes in.
+    """
+    return asked == "auto" and device == "cpu" and dtype == "bfloat16"

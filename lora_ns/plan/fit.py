@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.methods.base import StartMemory
-from lora_ns.model.attention import sees_whole_rows
+from lora_ns.model.attention import LONGEST_IN_PRODUCTS, multiplies_short_rows, sees_whole_rows
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.activations import Step
 from lora_ns.plan.memory.band import Band
-from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, MemoryEstimate, Scoring, estimate, start_memory
+from lora_ns.plan.memory.estimate import MemoryEstimate, Scoring, estimate, positions_at_once, start_memory
 from lora_ns.plan.memory.exact import ExactTerms, exact_terms
 from lora_ns.plan.memory.weights import BYTES
 from lora_ns.plan.plan import DataFacts, Derived, computed, written_value
@@ -128,13 +128,14 @@ def _step_memory(
     recipe, on_cpu = settled.recipe, machine.accelerator == "cpu"
     peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
     rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
-    kernel = "sdpa" if recipe.model.attn_implementation == "auto" else recipe.model.attn_implementation
+    kernel = _kernel(recipe.model.attn_implementation, machine, dtype, length)
     is_even = data.longest is not None and data.mean_length == data.longest
     step = Step(rows, length, dtype, kernel, is_even=is_even or _needs_no_mask(recipe, facts))
     if objective.packs:
         step = replace(step, rows=1, length=rows * length, is_packed=True)
     scored = step.tokens if objective.scores_every_token else 0
     in_parts = objective.next_token_loss and not peft.virtual_length
+    at_once = positions_at_once(facts.vocab_size, on_cpu)
     whole = estimate(
         facts,
         exact=fixed[0],
@@ -142,12 +143,19 @@ def _step_memory(
         start=fixed[1],
         step=step,
         checkpointing=checkpointing,
-        scoring=Scoring(math.ceil(scored * data.trained_share), POSITIONS_AT_ONCE) if in_parts else Scoring(scored),
+        scoring=Scoring(math.ceil(scored * data.trained_share), at_once) if in_parts else Scoring(scored),
         on_cpu=on_cpu,
         mapped=_mapped(recipe, facts, dtype) if on_cpu else 0,
         teacher_parameters=settled.teacher.parameters if settled.teacher else 0,
     )
     return in_each_process(whole, strategy, count_processes(strategy, machine), facts.num_hidden_layers)
+
+
+def _kernel(asked: str, machine: Machine, dtype: str, length: int) -> str:
+    """Return how training attends to rows of a length, by the names of `activations`."""
+    if length <= LONGEST_IN_PRODUCTS and multiplies_short_rows(asked, machine.accelerator, dtype):
+        return "products"
+    return "sdpa" if asked == "auto" else asked
 
 
 def _needs_no_mask(recipe: Recipe, facts: BaseFacts) -> bool:

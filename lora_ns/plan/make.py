@@ -9,6 +9,7 @@ import math
 
 from lora_ns.errors import PlanError
 from lora_ns.machine.hardware import Machine
+from lora_ns.model.attention import LONGEST_IN_PRODUCTS, multiplies_short_rows
 from lora_ns.model.files import BaseFacts
 from lora_ns.model.published import HasFacts
 from lora_ns.plan.checks import (
@@ -127,7 +128,7 @@ def make_plan(
         start=planned_start(settled),
         reference=planned_reference(settled),
         dtype=dtype,
-        attn_implementation=_attention(settled, facts),
+        attn_implementation=_attention(settled, facts, machine.accelerator, dtype.value),
         format=computed(data.format, data.format_why or UNREAD),
         train_rows=computed(data.train_rows, _rows_why(settled.recipe, data)),
         eval_rows=computed(data.eval_rows, _eval_why(settled.recipe, data)),
@@ -209,10 +210,13 @@ def _device_why(machine: Machine, here: int) -> str:
     return f"{machine.cores} core{'s' * (machine.cores > 1)}, no GPU" if machine.accelerator == "cpu" else "Apple GPU"
 
 
-def _attention(settled: Settled, facts: BaseFacts | None) -> Derived[str]:
+def _attention(settled: Settled, facts: BaseFacts | None, device: str, dtype: str) -> Derived[str]:
     if settled.recipe.model.attn_implementation == "auto":
         if lacks_sdpa(facts):
             return computed("eager", f"{facts.model_type} does not support sdpa")
+        if multiplies_short_rows("auto", device, dtype):
+            products = f"matrix products are faster on a CPU for rows of up to {LONGEST_IN_PRODUCTS} tokens in {dtype}"
+            return computed("sdpa", f"PyTorch's fused kernel; in training, {products}")
         return computed("sdpa", "PyTorch's fused kernel")
     return written_value(settled, "model.attn_implementation", settled.recipe.model.attn_implementation)
 

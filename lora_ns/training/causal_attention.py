@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_ns.model.attention import sees_whole_rows
+from lora_ns.model.short_rows import NAME as PRODUCTS
+from lora_ns.model.short_rows import NAME_WITHOUT_MASK
 
 NAME = "sdpa_without_mask"
+
+_WITHOUT_MASK = {"sdpa": NAME, PRODUCTS: NAME_WITHOUT_MASK}
 
 
 @contextlib.contextmanager
@@ -27,11 +31,12 @@ def attention_without_mask(model: Any) -> Iterator[None]:
         yield
         return
     _register()
-    config._attn_implementation_internal = NAME
+    before = config._attn_implementation
+    config._attn_implementation_internal = _WITHOUT_MASK[before]
     try:
         yield
     finally:
-        config._attn_implementation_internal = "sdpa"
+        config._attn_implementation_internal = before
 
 
 def attends_to_whole_rows(model: Any) -> bool:
@@ -39,7 +44,7 @@ def attends_to_whole_rows(model: Any) -> bool:
     config = model.config
     names = ("layer_types", "sliding_window", "attention_chunk_size")
     return (
-        config._attn_implementation == "sdpa"
+        config._attn_implementation in _WITHOUT_MASK
         and config.get_text_config() is config
         and sees_whole_rows(*(getattr(config, name, None) for name in names))
         and type(model)._can_set_attn_implementation()

@@ -21,10 +21,12 @@ from lora_ns.files.disk import hash_folder, telling_disk_errors
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.merging.pool import release
 from lora_ns.model.adapter import add_adapter, check_head, record_base, save_adapter, trainable_parameters
+from lora_ns.model.attention import multiplies_short_rows
 from lora_ns.model.consent import carry_over
 from lora_ns.model.files import Base
 from lora_ns.model.modules import expert_notes
 from lora_ns.model.saved_adapter import load_trainable
+from lora_ns.model.short_rows import short_rows_by_products
 from lora_ns.model.tokenizer import generation_settings
 from lora_ns.objectives import LabelObjective
 from lora_ns.objectives.baselines import Baseline
@@ -245,6 +247,7 @@ def _fit(
         telling_memory_errors(*no_room_to_train(run, manifest, trainer.room)),
         telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
+        short_rows_by_products(model, _multiplies_short_rows(manifest)),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
         manifest = manifest.model_copy(update={"halved": trainer.room.record})
@@ -257,6 +260,12 @@ def _fit(
     leave_training(trainer)
     seal = _sealed(manifest, model, prepared, trainer)
     return _Fitted(manifest, model, trainer, suites, metrics, seal if rank.is_first else None, step, completion)
+
+
+def _multiplies_short_rows(manifest: Manifest) -> bool:
+    """Test that a run attends to short rows by products; see `short_rows`."""
+    plan, asked = manifest.plan, manifest.recipe.model.attn_implementation
+    return multiplies_short_rows(asked, plan.device.value, plan.dtype.value)
 
 
 def _remember_memory(manifest: Manifest, metrics: dict[str, Any], before: int) -> None:

@@ -6,6 +6,9 @@ import functools
 import itertools
 from typing import Any
 
+BATCHES_SORTED_TOGETHER = 50
+"""As transformers sorts them in long runs. It sorts fewer in short ones, where a fourth of all positions is padding."""
+
 
 @functools.cache
 def sampler_class() -> Any:
@@ -16,7 +19,7 @@ def sampler_class() -> Any:
     advances: a resumed run does not evaluate before its first step, and would see the rows in another order.
     """
     import torch
-    from transformers.trainer_pt_utils import LengthGroupedSampler
+    from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
     class EpochSampler(LengthGroupedSampler):  # type: ignore[misc, unused-ignore]
         """Batches of similar length, reshuffled in each epoch."""
@@ -30,7 +33,9 @@ def sampler_class() -> Any:
 
         def __iter__(self) -> Any:
             self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            rows = list(super().__iter__())
+            rows = get_length_grouped_indices(
+                self.lengths, self.batch_size, BATCHES_SORTED_TOGETHER, generator=self.generator
+            )
             batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
             # The longest rows stay first, so that too little memory shows at once; an incomplete batch stays last.
             whole = max(1, len(rows) // self.batch_size)

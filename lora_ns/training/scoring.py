@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.modules import is_rescaled
-from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE
+from lora_ns.plan.memory.estimate import positions_at_once
 from lora_ns.table import IGNORED
 from lora_ns.training.causal_attention import attention_without_mask
 
@@ -175,8 +175,8 @@ class HeadScorer(AnswerScorer):
         from torch.utils.checkpoint import checkpoint
 
         # A batch may have no labelled position, such as one that replaces missing rows.
-        starts = range(0, max(1, len(targets)), POSITIONS_AT_ONCE)
-        parts = [slice(start, start + POSITIONS_AT_ONCE) for start in starts]
+        step = positions_at_once(self._base.config.get_text_config().vocab_size, hidden.device.type == "cpu")
+        parts = [slice(start, start + step) for start in range(0, max(1, len(targets)), step)]
         scored = [checkpoint(self._score_part, hidden[part], targets[part], use_reentrant=False) for part in parts]
         return tuple(torch.cat(part) for part in zip(*scored, strict=True))
 
@@ -208,17 +208,21 @@ def scoring_function() -> Any:
             top1 = torch.empty(len(hidden), dtype=torch.bool, device=device)
             gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             with torch.autocast(kind, enabled=False):
-                for start in range(0, len(hidden), POSITIONS_AT_ONCE):
-                    part = slice(start, start + POSITIONS_AT_ONCE)
+                step = positions_at_once(len(weight), kind == "cpu")
+                for start in range(0, len(hidden), step):
+                    part = slice(start, start + step)
                     target = targets[part, None]
                     logits = torch.nn.functional.linear(hidden[part].to(dtype), weight, bias).float()
-                    top1[part] = logits.argmax(-1) == target[:, 0]
-                    logs = torch.log_softmax(logits, dim=-1)
-                    log_probs[part] = logs.gather(1, target)[:, 0]
-                    probs = logs.exp()
-                    entropy[part] = -torch.linalg.vecdot(probs, logs)
+                    best = logits.argmax(-1, keepdim=True)
+                    top1[part] = (best == target)[:, 0]
+                    logits -= logits.gather(1, best)
+                    exps = logits.exp()
+                    total = exps.sum(-1, keepdim=True)
+                    log_probs[part] = (logits.gather(1, target) - total.log())[:, 0]
+                    mean = torch.linalg.vecdot(exps, logits) / total[:, 0]
+                    entropy[part] = (total[:, 0].log() - mean).clamp_(min=0)
                     if gradient is not None:
-                        slope = probs.neg_().scatter_add_(1, target, torch.ones_like(target, dtype=probs.dtype))
+                        slope = exps.div_(-total).scatter_add_(1, target, torch.ones_like(target, dtype=exps.dtype))
                         gradient[part] = slope.to(dtype) @ weight
             ctx.save_for_backward(gradient)
             ctx.mark_non_differentiable(entropy, top1)

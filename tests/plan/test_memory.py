@@ -32,7 +32,7 @@ def step(facts=FACTS, **changes):
 
 def test_the_terms_of_a_step():
     layer = 100 * (18 * 64 + 6 * 64 + 8 * 128 + 4 * 32 + 14 * 16 + 4 * 4 + 8) + 2 * 4 * 25 * 25
-    logits = 100 * (1000 * 16 + 64 * 2)
+    logits = 100 * (1000 * 12 + 64 * 2)
     assert step() == MemoryEstimate(
         weights=2_000_000,
         adapter=4000,
@@ -83,7 +83,7 @@ def test_each_layer_keeps_a_mask_if_rows_are_padded_or_packed(changes, has_mask)
 
 def test_logits_of_all_positions_are_in_memory_only_if_they_are_computed_at_once():
     few, many = (step(scoring=Scoring(1_000_000, size)).logits for size in (1024, None))
-    assert few == 1024 * 1000 * 18 + 1_000_000 * 64 * 2 < many
+    assert few == 1024 * 1000 * 14 + 1_000_000 * 64 * 2 < many
 
 
 def test_the_total_is_the_sum_of_its_terms():
@@ -162,3 +162,9 @@ def test_a_start_counts_as_far_as_it_is_more_than_a_step():
     assert step(start=StartMemory(plain.gradients + plain.optimizer + 5, has_backward_pass=True)).start == 5
     freed = plain.gradients + plain.optimizer + plain.activations + plain.logits
     assert step(start=StartMemory(freed + 5)).total == plain.total + 5
+
+
+@pytest.mark.parametrize(("kernel", "bytes_of_a_score"), [("products", 2), ("sdpa", 0)])
+def test_short_rows_keep_the_probabilities_of_their_products(kernel, bytes_of_a_score):
+    few, many = (layer_bytes(FACTS, LORA, Step(1, size, "bfloat16", kernel)).total for size in (100, 200))
+    assert many - 2 * few == bytes_of_a_score * 4 * (200**2 - 2 * 100**2)

@@ -40,6 +40,15 @@ def test_batches_are_of_like_length_and_come_in_no_order_of_it():
     assert abs(following) < 0.2
 
 
+@pytest.mark.parametrize("count", [64, 128, 256])
+def test_short_runs_are_padded_little_too(count):
+    lengths = sorted(some_lengths(count))
+    rows = [lengths[row] for batch in sampled(lengths, 8) for row in batch]
+    padded = sum(8 * max(rows[start : start + 8]) for start in range(0, count, 8))
+    best = sum(8 * lengths[end - 1] for end in range(8, count + 1, 8))
+    assert padded == best
+
+
 def test_the_order_follows_from_seed_and_epoch_alone():
     lengths = some_lengths(100)
     first = sampled(lengths, 8)

@@ -16,11 +16,11 @@ from lora_ns.methods import METHODS
 from lora_ns.model.adapter import add_adapter
 from lora_ns.model.files import find_base
 from lora_ns.model.load import Loading, load_base
+from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, positions_at_once
 from lora_ns.table import IGNORED
 from lora_ns.training.causal_attention import attends_to_whole_rows, attention_without_mask
 from lora_ns.training.scoring import (
     POSITIONS,
-    POSITIONS_AT_ONCE,
     AnswerScorer,
     HeadScorer,
     ScoredCollator,
@@ -210,3 +210,10 @@ def test_rows_that_are_padded_in_front_keep_their_mask():
     rows = {"input_ids": mask, "attention_mask": mask, "labels": mask}
     assert POSITIONS not in ScoredCollator(dict)(rows)
     assert POSITIONS in ScoredCollator(dict)({**rows, "attention_mask": mask.flip(1)})
+
+
+@pytest.mark.parametrize("vocabulary", [11, 2_000, 49_152, 262_144])
+def test_the_logits_of_a_part_fit_the_cache_of_a_cpu_if_the_vocabulary_allows_it(vocabulary):
+    count = positions_at_once(vocabulary, on_cpu=True)
+    assert 128 <= count <= positions_at_once(vocabulary, on_cpu=False) == POSITIONS_AT_ONCE
+    assert count == 128 or 4 * count * vocabulary < 32 * 2**20

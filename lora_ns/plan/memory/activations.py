@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.methods import PeftMethod
+from lora_ns.model.attention import LONGEST_IN_PRODUCTS
 from lora_ns.model.files import BaseFacts
 
 COUNTED = Path(__file__).parent / "counted.json"
@@ -36,7 +37,7 @@ class Step:
     """Positions of each."""
     dtype: str
     attention: str
-    """Attention kernel, by transformers' name."""
+    """Attention kernel, by transformers' name, or `products`; see `model.short_rows`."""
     is_packed: bool = False
     is_even: bool = False
     """True if all rows have the same length, so that none is padded."""
@@ -93,7 +94,8 @@ def layer_bytes(facts: BaseFacts, peft: PeftMethod, step: Step) -> Kept:
     sizes = sizes_of(facts, step.length, rank_of(peft))
     found = Kept(0, 0)
     for name, size in counts.items():
-        found += _kept(step.tokens * sizes[name] * size, step.tokens * sizes[name] * step.item)
+        at_once = LONGEST_IN_PRODUCTS if (name, step.attention) == ("scores", "products") else step.tokens
+        found += _kept(step.tokens * sizes[name] * size, min(at_once, step.tokens) * sizes[name] * step.item)
     if step.has_mask and "scores" not in counts:  # each layer keeps its own copy as numbers
         found += _kept(mask := step.tokens * step.length * step.item, mask)
     return found
@@ -121,7 +123,7 @@ def counted(model_type: str, peft: PeftMethod, step: Step) -> Mapping[str, Mappi
     table = _table()
     family = _FAMILY.get(model_type, model_type)
     variants = table[family if family in table else "llama"]
-    attention = "eager" if step.attention == "eager" else "sdpa"
+    attention = step.attention if step.attention in ("eager", "products") else "sdpa"
     dropout = "dropout " if _has_dropout(peft) else ""
     dtype = "float32" if step.dtype == "float32" else "bfloat16"
     targets = "all-linear" if _adapts_mlp(peft.targets_in(model_type)) else "attention"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_ns.model.adapter import train_in_float32
+from lora_ns.model.short_rows import short_rows_by_products
 from lora_ns.plan.memory.activations import named_sizes
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, RANK, VOCABULARY = 64, 158, 4, 1, 14, 9, 311
@@ -66,7 +67,8 @@ VARIANTS = tuple(
     for dtype in ("bfloat16", "float32")
     for targets in ("all-linear", "attention")
     for dropout in (False, True)
-    for attention in ("sdpa", "eager")
+    for attention in ("sdpa", "eager", "products")
+    if attention != "products" or dtype == "bfloat16"
 )
 
 
@@ -99,7 +101,8 @@ def build(family: str, variant: Variant, layers: int) -> Any:
     )
     causal = family not in ENCODERS
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
-    attention = "eager" if family == "gemma2" else variant.attention  # the only one that it has
+    attention = "sdpa" if variant.attention == "products" else variant.attention
+    attention = "eager" if family == "gemma2" else attention  # the only one that it has
     model = auto.from_config(config, attn_implementation=attention).to(getattr(torch, variant.dtype))
     adapted = peft.get_peft_model(
         model,
@@ -137,7 +140,8 @@ def stored(model: Any, variant: Variant, rows: int = ROWS, length: int = LENGTH)
     is_half = variant.dtype != "float32"
     context = torch.autocast("cpu", dtype=getattr(torch, variant.dtype)) if is_half else contextlib.nullcontext()
     caches = {} if model.config.model_type in ENCODERS else {"use_cache": False}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), context:
+    products = short_rows_by_products(model, variant.attention == "products")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), context, products:
         # The result is kept, and with it everything that its backward pass needs.
         _output = model.get_base_model().base_model(input_ids=ids, attention_mask=torch.ones_like(ids), **caches)
         for address, tensor in kept.items():

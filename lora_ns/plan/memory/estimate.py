@@ -17,7 +17,17 @@ from lora_ns.plan.memory.exact import ExactTerms
 from lora_ns.plan.memory.weights import BYTES
 
 POSITIONS_AT_ONCE = 1024
-"""Positions that the loss projects onto the vocabulary at once."""
+"""The most positions that the loss projects onto the vocabulary at once."""
+
+_LOGITS_IN_CACHE = 7 * 2**20
+"""Logits in float32 that the C library still keeps in its heap, and a CPU in its cache."""
+
+
+def positions_at_once(vocabulary: int, on_cpu: bool) -> int:
+    """Return how many positions the loss projects onto the vocabulary at once."""
+    if not on_cpu:
+        return POSITIONS_AT_ONCE
+    return min(POSITIONS_AT_ONCE, max(POSITIONS_AT_ONCE // 8, _LOGITS_IN_CACHE // vocabulary))
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,8 @@ class Scoring:
         item, together = BYTES[dtype], min(self.tokens, self.at_once or self.tokens)
         if self.at_once is None:
             return together * facts.vocab_size * (item + 4)
-        # Logits, their logarithms, probabilities and a product of these, in float32; and what the last part left.
-        each = 16 if self.tokens <= self.at_once else 18
+        # Logits in their dtype and in float32, and probabilities, also in their dtype; and what the last part left.
+        each = 12 if self.tokens <= self.at_once else 14
         return together * facts.vocab_size * each + self.tokens * facts.hidden_size * item
 
 
