@@ -105,42 +105,32 @@ print(json.dumps({name: importlib.metadata.version(name) for name in names}))
 """
 
 
-RECIPE = {
-    "chat": """\
+RECIPE = """\
 task_name = "training"
-task_type = "CAUSAL_LM"
+task_type = "{task}"
 [model]
 name_or_path = {model}
 [peft]
 method = "lora"
 lora_r = 16
+{targets}
 [dataset]
 path = "rows.jsonl"
 [training]
 output_dir = "lorans"
 num_train_epochs = {epochs}
 global_batch_size = {batch}
-[sft]
-max_seq_length = 1024
-""",
-    "pairs": """\
-task_name = "training"
-task_type = "SEQ_CLS"
-[model]
-name_or_path = {model}
-[peft]
-method = "lora"
-lora_r = 16
-target_modules = ["query", "key", "value", "dense"]
-[dataset]
-path = "rows.jsonl"
-[training]
-output_dir = "lorans"
-num_train_epochs = {epochs}
-global_batch_size = {batch}
-learning_rate = 5e-4
-""",
+{more}
+"""
+KINDS = {
+    "chat": {"task": "CAUSAL_LM", "targets": "", "more": "[sft]\nmax_seq_length = 1024"},
+    "pairs": {
+        "task": "SEQ_CLS",
+        "targets": 'target_modules = ["query", "key", "value", "dense"]',
+        "more": "learning_rate = 5e-4",
+    },
 }
+"""What differs in the recipe, by kind of work."""
 
 
 class Lorans(Contender):
@@ -149,9 +139,9 @@ class Lorans(Contender):
     name = "lorans"
 
     def prepare(self) -> None:
-        text = RECIPE[self.work.kind].format(
-            model=json.dumps(self.work.model), batch=self.work.batch, epochs=self.work.epochs
-        )
+        work = self.work
+        model = json.dumps(work.model)
+        text = RECIPE.format(model=model, batch=work.batch, epochs=work.epochs, **KINDS[work.kind])
         (self.work.folder / "recipe.toml").write_text(text, encoding="utf-8")
         self.environment |= {"PYTHONPATH": str(ROOT), "LORANS_CACHE": str(self.work.folder / "cache")}
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lora_ns.plan.cuts import Fit
     from lora_ns.plan.plan import DataFacts, Derived, Plan
     from lora_ns.plan.settled import TeacherSize
+    from lora_ns.plan.speed import Measured
     from lora_ns.recipe.load import LoadedRecipe
 
 FitSize = Annotated[
@@ -45,6 +46,11 @@ ForGpu = Annotated[
     typer.Option("--gpu", metavar="NAME", help="Plan for other GPUs than those of this machine, such as `8xH100`."),
 ]
 
+Measure = Annotated[
+    bool,
+    typer.Option("--measure", help="Train a few steps in a temporary folder, and plan with their memory and speed."),
+]
+
 
 def plan(
     recipe: RecipePath,
@@ -53,14 +59,18 @@ def plan(
     wide: Wide = False,
     gpu: ForGpu = None,
     fit: FitSize = None,
+    measure: Measure = False,
 ) -> None:
-    """Show every value that a run would use, and its origin. Nothing is run."""
+    """Show every value that a run would use, and its origin. Nothing is run, but a few steps with `--measure`."""
     from lora_ns.machine.gpus import machine_with
     from lora_ns.machine.hardware import detect
     from lora_ns.plan.fit import free_memory, with_free_memory
     from lora_ns.plan.processes import count_here
     from lora_ns.recipe.load import load_recipe
 
+    if measure and (gpu is not None or fit is not None):
+        what = "`--measure` says what a run takes on this machine as it is"
+        raise UsageError(Problem("--measure", what, "leave `--gpu` and `--fit` out"))
     size = None if fit is None else _size(fit)
     loaded = load_recipe(recipe, overrides)
     machine = detect() if gpu is None else machine_with(gpu, detect())
@@ -70,6 +80,7 @@ def plan(
         planned_for(loaded, machine, known),
         free_memory(machine, count_here(loaded.recipe.distributed, machine)),
     )
+    made = _measured(loaded, made, machine, known) if measure else made
     found = None if size is None else _fitted(loaded, made, machine, known, size)
     if as_json:
         more = {"fit": fit_table(found)} if found else {}
@@ -201,8 +212,8 @@ def known_for(loaded: LoadedRecipe, is_elsewhere: bool) -> Known:
     return Known(base, rows, teacher.size if teacher else None, is_elsewhere)
 
 
-def planned_for(loaded: LoadedRecipe, machine: Machine, known: Known) -> Plan:
-    """The plan of a recipe for a machine."""
+def planned_for(loaded: LoadedRecipe, machine: Machine, known: Known, speed: Measured | None = None) -> Plan:
+    """The plan of a recipe for a machine, with a speed that was measured, or else that of an earlier run."""
     from lora_ns.plan.deepspeed import with_deepspeed
     from lora_ns.plan.make import make_plan
     from lora_ns.plan.memory.band import PUBLISHED, band
@@ -213,10 +224,20 @@ def planned_for(loaded: LoadedRecipe, machine: Machine, known: Known) -> Plan:
 
     with locating(loaded):
         settled = settle(loaded, machine, known.base, known.teacher)
-        measured = measured_speed(settled.recipe, settled.folder, machine)
+        measured = speed or measured_speed(settled.recipe, settled.folder, machine)
         usual = PUBLISHED if known.is_elsewhere else band(remembered(machine.accelerator))
         made = make_plan(settled, machine, known.base, known.rows, measured, usual)
         return with_deepspeed(settled.recipe, settled.folder, made)
+
+
+def _measured(loaded: LoadedRecipe, made: Plan, machine: Machine, known: Known) -> Plan:
+    """The plan with memory and speed of a few real steps."""
+    from lora_ns.services.measure import STEPS, check_measurable, corrected, measure
+
+    check_measurable(loaded, made)
+    say(f"training {STEPS} steps to measure them ...", err=True)
+    found = measure(loaded)
+    return corrected(planned_for(loaded, machine, known, found.speed), found, machine)
 
 
 def _fitted(loaded: LoadedRecipe, made: Plan, machine: Machine, known: Known, size: int) -> Fit:

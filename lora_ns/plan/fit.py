@@ -160,8 +160,9 @@ def _kernel(asked: str, machine: Machine, dtype: str, length: int) -> str:
 
 def _needs_no_mask(recipe: Recipe, facts: BaseFacts) -> bool:
     """Test that training attends to padded rows without a mask, see `training.causal_attention`."""
-    names = ("layer_types", "sliding_window", "attention_chunk_size")
-    sees_all = sees_whole_rows(*(facts.settings.get(name) for name in names))
+    settings = facts.settings
+    window = settings.get("sliding_window") if settings.get("use_sliding_window", True) else None
+    sees_all = sees_whole_rows(settings.get("layer_types"), window, settings.get("attention_chunk_size"))
     return recipe.objective.next_token_loss and recipe.distributed.row_parts == 1 and sees_all
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.plan.speed import Measured
@@ -33,7 +35,12 @@ def measured_speed(recipe: Recipe, folder: Path, machine: Machine) -> Measured |
     found = [within(manifest, *keys) for keys in (("base", "name"), ("machine", "cpu"), ("plan", "device", "value"))]
     if found != [recipe.model.name_or_path, machine.cpu, machine.accelerator] or machine.gpus:
         return None
-    rows, _ = MetricsTail(files.metrics).read()
+    speed = tokens_per_second(MetricsTail(files.metrics).read()[0])
+    return None if speed is None else Measured(speed, str(recipe.training.output_dir))
+
+
+def tokens_per_second(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the speed between the first and the last logged step; None for fewer than two."""
     clocks = [(number_in(row, _TOKENS), number_in(row, _SECONDS)) for row in rows]
     pairs = [(tokens, seconds) for tokens, seconds in clocks if tokens is not None and seconds is not None]
     if len(pairs) < 2:
@@ -41,4 +48,4 @@ def measured_speed(recipe: Recipe, folder: Path, machine: Machine) -> Measured |
     (first, began), (last, ended) = pairs[0], pairs[-1]
     if ended <= began or last <= first:
         return None
-    return Measured((last - first) / (ended - began), str(recipe.training.output_dir))
+    return (last - first) / (ended - began)

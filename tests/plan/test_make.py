@@ -799,3 +799,23 @@ def test_every_machine_has_as_many_processes(write_recipe):
     made = plan(write_recipe(), *several, "training.global_batch_size=12")
     assert (made.world_size.value, made.world_size.why) == (6, "2 on each of 3 machines")
     assert made.per_device_train_batch_size.value * made.gradient_accumulation_steps.value == 2
+
+
+def test_a_window_that_is_not_used_needs_no_mask(write_recipe):
+    """Qwen 2 writes `sliding_window` into its settings, and says beside it that no layer has one."""
+    rows = DataFacts(100, 10, longest=128, mean_length=60)
+    whole, unused, used = (
+        plan(write_recipe(), facts=replace(SMALL, settings=settings), data=rows).memory_bytes.value
+        for settings in ({}, {"sliding_window": 64, "use_sliding_window": False}, {"sliding_window": 64})
+    )
+    assert whole == unused < used
+
+
+def test_rows_of_a_cpu_that_are_short_are_multiplied(write_recipe):
+    made = {
+        asked: plan(write_recipe(), f"model.attn_implementation={asked}", facts=LARGE) for asked in ("auto", "sdpa")
+    }
+    assert {plan.dtype.value for plan in made.values()} == {"bfloat16"}
+    assert {plan.attn_implementation.value for plan in made.values()} == {"sdpa"}
+    assert "matrix products are faster on a CPU" in made["auto"].attn_implementation.why
+    assert "matrix" not in made["sdpa"].attn_implementation.why

@@ -1,0 +1,88 @@
+"""Inputs that autocast casts anyway: the same bits, fewer operators, and fewer copies."""
+
+import contextlib
+
+import pytest
+
+pytest.importorskip("torch")
+
+import peft
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lora_ns.model.input_casts import InputCasts
+from lora_ns.plan.memory.count import Variant, build
+
+LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._to_copy.default
+        return function(*args, **(kwargs or {}))
+
+
+def adapted(**settings):
+    base = build("llama", Variant(), 2).unload()
+    model = peft.get_peft_model(base, peft.LoraConfig(**LORA | settings)).train()
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            value.data = value.data.float()
+            torch.nn.init.normal_(value, std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    return model
+
+
+def trained(model, is_left, autocast=True):
+    """Loss, gradients and casts of a step."""
+    model.zero_grad()
+    torch.manual_seed(2)
+    ids = torch.arange(40).view(2, 20)
+    left = InputCasts(model).left_to_autocast("cpu") if is_left else contextlib.nullcontext()
+    with Casts() as casts:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), left:
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+    return [loss.detach(), *(value.grad for value in model.parameters() if value.requires_grad)], casts.count
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"lora_dropout": 0.2}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}]
+)
+def test_the_step_is_the_same_to_the_bit_with_fewer_casts(settings):
+    model = adapted(**settings)
+    (expected, before), (found, after) = trained(model, False), trained(model, True)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+    both_ways = 2 * 2 * 7 * 2  # of seven layers in each of two
+    assert after == before - (both_ways - 2 * 3)  # the first layer's input has no gradient
+    assert all(layer.cast_input_dtype_enabled for layer in InputCasts(model)._layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "autocast"), [({"use_dora": True}, True), ({}, False)], ids=["DoRA", "no autocast"]
+)
+def test_what_needs_the_cast_keeps_it(settings, autocast):
+    model = adapted(**settings)
+    if not autocast:
+        model.float()
+    (expected, before), (found, after) = trained(model, False, autocast), trained(model, True, autocast)
+    assert after == before
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_an_error_leaves_the_layers_as_they_were():
+    model = adapted()
+    left = InputCasts(model).left_to_autocast("cpu")
+    with pytest.raises(ValueError, match="stop"), torch.autocast("cpu", torch.bfloat16), left:
+        raise ValueError("stop")
+    assert all(layer.cast_input_dtype_enabled for layer in InputCasts(model)._layers)
+
+
+def test_other_methods_are_left_alone():
+    base = build("llama", Variant(), 2).unload()
+    model = peft.get_peft_model(base, peft.IA3Config(task_type="CAUSAL_LM"))
+    with torch.autocast("cpu", torch.bfloat16), InputCasts(model).left_to_autocast("cpu"):
+        assert not InputCasts(model)._layers
