@@ -13,30 +13,33 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class InputCasts:
-    """The layers of a model's LoRA whose inputs PEFT casts."""
+@contextlib.contextmanager
+def casts_left_to_autocast(model: Any) -> Iterator[None]:
+    """Let each layer of a model's LoRA cast its input only where autocast does not."""
+    layers = castable(model)
+    hooks = [layer.register_forward_pre_hook(_decide) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, hook in zip(layers, hooks, strict=True):
+            hook.remove()
+            layer.cast_input_dtype_enabled = True
 
-    def __init__(self, model: Any) -> None:
-        from peft.tuners.lora import LoraLayer
 
-        layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
-        # A variant, such as DoRA, may compute with the input itself.
-        self._layers: list[Any] = [layer for layer in layers if not getattr(layer, "lora_variant", None)]
+def castable(model: Any) -> list[Any]:
+    """Return the layers of LoRA without a variant such as DoRA, which may compute with the input itself."""
+    from peft.tuners.lora import LoraLayer
 
-    @contextlib.contextmanager
-    def left_to_autocast(self, device: str) -> Iterator[None]:
-        """Leave the casts to autocast, if it is on for a kind of device."""
-        import torch
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    return [
+        layer
+        for layer in layers
+        if getattr(layer, "cast_input_dtype_enabled", False) and not getattr(layer, "lora_variant", None)
+    ]
 
-        changed = (
-            [layer for layer in self._layers if getattr(layer, "cast_input_dtype_enabled", False)]
-            if torch.is_autocast_enabled(device)
-            else []
-        )
-        for layer in changed:
-            layer.cast_input_dtype_enabled = False
-        try:
-            yield
-        finally:
-            for layer in changed:
-                layer.cast_input_dtype_enabled = True
+
+def _decide(layer: Any, inputs: tuple[Any, ...]) -> None:
+    """Switch the cast of a layer off under autocast, and on without it."""
+    import torch
+
+    layer.cast_input_dtype_enabled = not (inputs and torch.is_autocast_enabled(inputs[0].device.type))

@@ -24,6 +24,7 @@ from lora_ns.model.adapter import add_adapter, check_head, record_base, save_ada
 from lora_ns.model.attention import multiplies_short_rows
 from lora_ns.model.consent import carry_over
 from lora_ns.model.files import Base
+from lora_ns.model.input_casts import casts_left_to_autocast
 from lora_ns.model.modules import expert_notes
 from lora_ns.model.saved_adapter import load_trainable
 from lora_ns.model.short_rows import short_rows_by_products
@@ -247,6 +248,7 @@ def _fit(
         telling_memory_errors(*no_room_to_train(run, manifest, trainer.room)),
         telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
+        casts_left_to_autocast(model),
         short_rows_by_products(model, _multiplies_short_rows(manifest)),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)

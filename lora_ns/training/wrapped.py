@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_ns.model.input_casts import InputCasts
 from lora_ns.parallel.context import cutting_rows, undealt
 from lora_ns.parallel.group import hand_out
 from lora_ns.parallel.sharding import forget_frozen, put_together, saved_by_first
@@ -123,7 +122,6 @@ def repeatable(trainer_class: Any) -> Any:
         own_optimizer = None
         regularization: Callable[[Any], Tensor | None] | None = None
         row_parts = 1
-        _casts: InputCasts | None = None
 
         def get_train_dataloader(self) -> Any:
             """The loader of this process's rows, or of its part of rows that several processes share."""
@@ -151,9 +149,7 @@ def repeatable(trainer_class: Any) -> Any:
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             """The loss of the rows, plus the method's regularisation term in a training step."""
-            self._casts = self._casts or InputCasts(self.model)
-            with self._casts.left_to_autocast(self.args.device.type):
-                found = super().compute_loss(model, inputs, return_outputs, **kwargs)
+            found = super().compute_loss(model, inputs, return_outputs, **kwargs)
             if return_outputs or not model.training or self.regularization is None:
                 return found
             if (term := self.regularization(self.accelerator.unwrap_model(model))) is None:

@@ -10,7 +10,7 @@ import peft
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lora_ns.model.input_casts import InputCasts
+from lora_ns.model.input_casts import castable, casts_left_to_autocast
 from lora_ns.plan.memory.count import Variant, build
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -41,9 +41,9 @@ def trained(model, is_left, autocast=True):
     model.zero_grad()
     torch.manual_seed(2)
     ids = torch.arange(40).view(2, 20)
-    left = InputCasts(model).left_to_autocast("cpu") if is_left else contextlib.nullcontext()
-    with Casts() as casts:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), left:
+    left = casts_left_to_autocast(model) if is_left else contextlib.nullcontext()
+    with Casts() as casts, left:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
     return [loss.detach(), *(value.grad for value in model.parameters() if value.requires_grad)], casts.count
@@ -58,7 +58,7 @@ def test_the_step_is_the_same_to_the_bit_with_fewer_casts(settings):
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
     both_ways = 2 * 2 * 7 * 2  # of seven layers in each of two
     assert after == before - (both_ways - 2 * 3)  # the first layer's input has no gradient
-    assert all(layer.cast_input_dtype_enabled for layer in InputCasts(model)._layers)
+    assert all(layer.cast_input_dtype_enabled for layer in castable(model))
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,34 @@ def test_what_needs_the_cast_keeps_it(settings, autocast):
 
 def test_an_error_leaves_the_layers_as_they_were():
     model = adapted()
-    left = InputCasts(model).left_to_autocast("cpu")
-    with pytest.raises(ValueError, match="stop"), torch.autocast("cpu", torch.bfloat16), left:
-        raise ValueError("stop")
-    assert all(layer.cast_input_dtype_enabled for layer in InputCasts(model)._layers)
+    layers = castable(model)
+    with pytest.raises(RuntimeError), casts_left_to_autocast(model):
+        model(input_ids=torch.tensor([[10**6]]))  # a token that there is not
+    assert layers
+    assert all(layer.cast_input_dtype_enabled and not layer._forward_pre_hooks for layer in layers)
 
 
 def test_other_methods_are_left_alone():
     base = build("llama", Variant(), 2).unload()
     model = peft.get_peft_model(base, peft.IA3Config(task_type="CAUSAL_LM"))
-    with torch.autocast("cpu", torch.bfloat16), InputCasts(model).left_to_autocast("cpu"):
-        assert not InputCasts(model)._layers
+    with casts_left_to_autocast(model):
+        assert not castable(model)
+
+
+def test_a_model_without_autocast_casts_also_while_autocast_is_awaited():
+    """As when a model answers in the middle of a training."""
+    model = adapted()
+    ids = torch.arange(20).view(1, 20)
+    with casts_left_to_autocast(model):
+        trained(model, False)
+        model(input_ids=ids)
+        assert all(layer.cast_input_dtype_enabled for layer in castable(model))
+
+
+def test_checkpointed_layers_are_recomputed_alike():
+    model = adapted()
+    expected, _ = trained(model, True)
+    model.enable_input_require_grads()
+    model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    found, _ = trained(model, True)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))

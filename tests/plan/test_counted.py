@@ -29,6 +29,7 @@ def test_the_table_is_what_the_libraries_keep(family, variant):
 
 
 @pytest.mark.matrix
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_whole_table(family):
     assert activations._table()[family] == {variant.key: measured(family, variant) for variant in VARIANTS}

@@ -31,7 +31,7 @@ def step(facts=FACTS, **changes):
 
 
 def test_the_terms_of_a_step():
-    layer = 100 * (18 * 64 + 6 * 64 + 8 * 128 + 4 * 32 + 14 * 16 + 4 * 4 + 8) + 2 * 4 * 25 * 25
+    layer = 100 * (12 * 64 + 4 * 64 + 8 * 128 + 4 * 32 + 14 * 16 + 4 * 4 + 8) + 2 * 4 * 25 * 25
     logits = 100 * (1000 * 12 + 64 * 2)
     assert step() == MemoryEstimate(
         weights=2_000_000,

@@ -1,6 +1,7 @@
 """Each choice that makes training faster or smaller leaves the whole curve of the loss as it is."""
 
 import json
+import re
 
 import pytest
 from once import once
@@ -9,14 +10,26 @@ from services_recipes import RECIPE, run_recipe
 pytest.importorskip("torch")
 
 STEPS = 24
-SETTINGS = (f"training.max_steps={STEPS}", "training.logging_steps=1", "evaluation.before_training=false")
+SETTINGS = (f"training.max_steps={STEPS}", "training.logging_steps=1", "training.learning_rate=2e-3")
+WORDS = ("plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint", "a pear tree")
+ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"Say {word} twice."},
+            {"role": "assistant", "content": f"{word} {word}"},
+        ]
+    }
+    for word in 4 * WORDS
+]
 NOISE = 2e-2
 """Difference of losses that rounding to bfloat16 explains, as a share."""
 
 
 def curve(folder, *overrides):
     """The losses of all steps."""
-    run = run_recipe(folder, RECIPE, *SETTINGS, *overrides)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    text = re.sub(r"lorans:quickstart/\w+.jsonl", "rows.jsonl", RECIPE)
+    run = run_recipe(folder, text, *SETTINGS, *overrides)
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     found = [row["loss"] for row in rows if "loss" in row]
     assert len(found) == STEPS

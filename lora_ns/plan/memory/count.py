@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_ns.model.adapter import train_in_float32
-from lora_ns.model.input_casts import InputCasts
+from lora_ns.model.input_casts import casts_left_to_autocast
 from lora_ns.model.short_rows import short_rows_by_products
 from lora_ns.plan.memory.activations import named_sizes
 
@@ -142,8 +142,8 @@ def stored(model: Any, variant: Variant, rows: int = ROWS, length: int = LENGTH)
     context = torch.autocast("cpu", dtype=getattr(torch, variant.dtype)) if is_half else contextlib.nullcontext()
     caches = {} if model.config.model_type in ENCODERS else {"use_cache": False}
     products = short_rows_by_products(model, variant.attention == "products")
-    casts, hooks = InputCasts(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, context, products, casts.left_to_autocast("cpu"):
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, context, products, casts_left_to_autocast(model):
         # The result is kept, and with it everything that its backward pass needs.
         _output = model.get_base_model().base_model(input_ids=ids, attention_mask=torch.ones_like(ids), **caches)
         for address, tensor in kept.items():
