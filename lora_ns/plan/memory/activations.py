@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_ns.methods import PeftMethod
-from lora_ns.model.attention import LONGEST_IN_PRODUCTS
 from lora_ns.model.files import BaseFacts
 
 COUNTED = Path(__file__).parent / "counted.json"
@@ -66,7 +65,7 @@ class Kept:
     small: int
     """In tensors of up to `LARGE` bytes."""
     large: int
-    """In larger ones."""
+    """In larger ones, or others that leave no gap."""
 
     @property
     def total(self) -> int:
@@ -94,8 +93,11 @@ def layer_bytes(facts: BaseFacts, peft: PeftMethod, step: Step) -> Kept:
     sizes = sizes_of(facts, step.length, rank_of(peft))
     found = Kept(0, 0)
     for name, size in counts.items():
-        at_once = LONGEST_IN_PRODUCTS if (name, step.attention) == ("scores", "products") else step.tokens
-        found += _kept(step.tokens * sizes[name] * size, min(at_once, step.tokens) * sizes[name] * step.item)
+        bytes_kept = step.tokens * sizes[name] * size
+        if (name, step.attention) == ("scores", "products"):  # of equal parts, each of which fits the gap of another
+            found += Kept(0, bytes_kept)
+        else:
+            found += _kept(bytes_kept, step.tokens * sizes[name] * step.item)
     if step.has_mask and "scores" not in counts:  # each layer keeps its own copy as numbers
         found += _kept(mask := step.tokens * step.length * step.item, mask)
     return found

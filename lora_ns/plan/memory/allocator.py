@@ -16,11 +16,14 @@ LIBRARIES_ON_CPU = 660_000_000
 LIBRARIES_ON_GPU = 600_000_000
 """CUDA context with its kernels, and the workspaces of cuBLAS."""
 
-GAPS = 0.6
+GAPS, GAPS_IN_HALF, GAPS_RECOMPUTED_IN_HALF = 0.65, 0.35, 0.25
 """Gaps in the heap after a forward pass, in units of what its layers keep, or would keep without recomputing."""
 
-BACKWARD_ON_HEAP = 2.4
+BACKWARD_ON_HEAP, BACKWARD_IN_HALF = 2.0, 1.0
 """What the backward pass adds to the heap, in units of what a layer keeps."""
+
+PACKED = 2
+"""Copies of the vocabulary projection that the matrix products of the loss make for themselves."""
 
 GRADIENTS = 0.35
 """Gradients of activations in a backward pass, in units of what a layer keeps; from traces of allocations."""
@@ -29,7 +32,9 @@ _CACHED_ON_GPU = 1.05
 """What CUDA's caching allocator takes for the tensors of a step, with rounding."""
 
 
-def held_bytes(kept: Kept, layer: Kept, layers: int, checkpointing: bool, on_cpu: bool) -> tuple[int, int]:
+def held_bytes(
+    kept: Kept, layer: Kept, layers: int, checkpointing: bool, on_cpu: bool, in_half: bool = False
+) -> tuple[int, int]:
     """Return what an allocator holds for activations at the end of the forward pass, and in the backward pass.
 
     Args:
@@ -38,10 +43,13 @@ def held_bytes(kept: Kept, layer: Kept, layers: int, checkpointing: bool, on_cpu
         layers: number of layers.
         checkpointing: True if activations are recomputed.
         on_cpu: True if the C library allocates, rather than CUDA's caching allocator.
+        in_half: True if the layers compute in two bytes for each number, with fewer temporary tensors between them.
     """
     recomputed = GRADIENTS + checkpointing
     if not on_cpu:
         forward = round(_CACHED_ON_GPU * kept.total)
         return forward, forward + round(_CACHED_ON_GPU * recomputed * layer.total)
-    forward = kept.total + round(GAPS * layers * layer.small)
-    return forward, forward + round(BACKWARD_ON_HEAP * layer.small + recomputed * layer.large)
+    gaps = (GAPS_RECOMPUTED_IN_HALF if checkpointing else GAPS_IN_HALF) if in_half else GAPS
+    backward = BACKWARD_IN_HALF if in_half else BACKWARD_ON_HEAP
+    forward = kept.total + round(gaps * layers * layer.small)
+    return forward, forward + round(backward * layer.small + recomputed * layer.large)

@@ -12,7 +12,7 @@ from lora_ns.methods import PeftMethod
 from lora_ns.methods.base import Shapes, StartMemory
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.activations import Step, kept_bytes
-from lora_ns.plan.memory.allocator import LIBRARIES_ON_CPU, LIBRARIES_ON_GPU, held_bytes
+from lora_ns.plan.memory.allocator import LIBRARIES_ON_CPU, LIBRARIES_ON_GPU, PACKED, held_bytes
 from lora_ns.plan.memory.exact import ExactTerms
 from lora_ns.plan.memory.weights import BYTES
 
@@ -69,6 +69,10 @@ class Scoring:
     at_once: int | None = None
     """Positions whose logits are in memory together; None for all."""
 
+    def packed_each(self, facts: BaseFacts, dtype: str) -> int:
+        """Return the bytes of a copy of the vocabulary projection; 0 if no position is scored."""
+        return facts.vocab_size * facts.hidden_size * BYTES[dtype] if self.tokens else 0
+
     def size(self, facts: BaseFacts, dtype: str) -> int:
         """Return the bytes of logits, probabilities and the gradient of hidden states."""
         item, together = BYTES[dtype], min(self.tokens, self.at_once or self.tokens)
@@ -108,9 +112,11 @@ def estimate(
     """
     kept, layer = kept_bytes(facts, peft, step, checkpointing)
     activations = kept.total + (layer.total if checkpointing else 0)
-    forward, backward = held_bytes(kept, layer, facts.num_hidden_layers, checkpointing, on_cpu)
+    in_half = BYTES[step.dtype] == 2
+    forward, backward = held_bytes(kept, layer, facts.num_hidden_layers, checkpointing, on_cpu, in_half)
     # The logits are gone when the backward pass of the layers begins, which needs its own memory only then.
-    peak = max(forward + scoring.size(facts, step.dtype), backward)
+    packed = PACKED * scoring.packed_each(facts, step.dtype) if on_cpu else 0
+    peak = packed + max(forward + scoring.size(facts, step.dtype), backward)
     logits = min(scoring.size(facts, step.dtype), peak - activations)
     transient = peak - activations - logits
     replaced = exact.gradients + exact.optimizer + (0 if start.has_backward_pass else activations + logits)
