@@ -40,7 +40,7 @@ def test_the_terms_of_a_step():
         optimizer=8000,
         activations=2 * layer,
         logits=logits,
-        transient=round(0.6 * 2 * layer),
+        transient=round(0.35 * 2 * layer) + 2 * (2 * 1000 * 64),
         runtime=LIBRARIES_ON_CPU,
     )
 
@@ -49,7 +49,7 @@ def test_a_backward_pass_without_logits_has_temporary_tensors_of_its_own():
     silent = step(scoring=Scoring(0))
     kept, layer = kept_bytes(FACTS, LORA, STEP["step"], False)
     assert silent.logits == 0
-    assert silent.activations + silent.transient == held_bytes(kept, layer, 2, False, True)[1]
+    assert silent.activations + silent.transient == held_bytes(kept, layer, 2, False, True, in_half=True)[1]
 
 
 def test_a_gpu_keeps_the_same_and_holds_less():
