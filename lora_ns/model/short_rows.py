@@ -23,16 +23,24 @@ NAME_WITHOUT_MASK = "products_without_mask"
 @contextlib.contextmanager
 def short_rows_by_products(model: Any, is_wanted: bool) -> Iterator[None]:
     """Let a PEFT model train short rows by products, if it has scaled dot-product attention."""
-    config = model.get_base_model().config
-    if not is_wanted or config._attn_implementation != "sdpa" or config.get_text_config() is not config:
+    base = model.get_base_model()
+    if not is_wanted or not _asks_transformers(base):
         yield
         return
+    config = base.config
     _register()
     config._attn_implementation_internal = NAME
     try:
         yield
     finally:
         config._attn_implementation_internal = "sdpa"
+
+
+def _asks_transformers(base: Any) -> bool:
+    """Test that all layers of a base look up its attention among those of transformers, as its own code may not do."""
+    config = base.config
+    is_plain = config._attn_implementation == "sdpa" and config.get_text_config() is config
+    return is_plain and bool(type(base)._can_set_attn_implementation())
 
 
 def _register() -> None:
