@@ -19,8 +19,8 @@ class Model(Table):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Dtype of the base and of the computation; `auto` is the best one that the device computes fast."""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention implementation, by its transformers name. `auto` is `eager` if the base has no `sdpa`, else `sdpa`, on a
-    CPU in bfloat16 with matrix products for short rows."""
+    """Attention implementation, by its transformers name. `auto` is `eager` if the base has no `sdpa`, else `sdpa`, on
+    a CPU in bfloat16 with matrix products for short rows."""
     add_tokens: tuple[Text, ...] = ()
     """Tokens to add, such as `["<think>", "</think>"]`. Their rows of the embeddings and the head are trained."""
     init_adapter: Name | None = None
