@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_ns.cli.terminal import hand_over, say, say_wrapped
 from lora_ns.files.strict_json import strict_json
+from lora_ns.machine.own_memory import peak_resident_bytes
 from lora_ns.run import wording
 from lora_ns.run.observer import Observer
 from lora_ns.safety.printable import readable
@@ -212,7 +212,7 @@ class Progress(Observer):
             f"lr {number(state.get('learning_rate'))}",
             f"grad norm {number(state.get('grad_norm'))}",
             f"{speed:,.0f} tokens/s",
-            f"{_resident_bytes() / 1e9:.1f} GB",
+            f"{peak_resident_bytes() / 1e9:.1f} GB",
         )
         whole = Table.grid()
         for part in (bar, facts, rest):
@@ -235,11 +235,3 @@ class Progress(Observer):
         else:
             self._stream.write(f"{text}\n")
             self._stream.flush()
-
-
-def _resident_bytes() -> int:
-    """Return the peak memory of this process, in bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

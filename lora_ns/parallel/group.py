@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_ns.errors import MissingError, Problem, RunError
+from lora_ns.machine.own_memory import peak_resident_bytes
 from lora_ns.parallel.sharding import put_together
 from lora_ns.recipe.distributed import DeepSpeed, Fsdp, Processes, Strategy
 from lora_ns.run.manifest import DistributedRecord
@@ -230,10 +230,7 @@ def used_memory() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()
 
 
 PIECE = 64 * 2**20

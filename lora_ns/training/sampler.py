@@ -7,7 +7,10 @@ import itertools
 from typing import Any
 
 BATCHES_SORTED_TOGETHER = 50
-"""As transformers sorts them in long runs. It sorts fewer in short ones, where a fourth of all positions is padding."""
+"""As transformers sorts them in long runs. It sorts fewer in short ones, where a fourth of all positions is padding.
+
+Not for labels: those of rows of one length are often the same, and a batch of them teaches that label alone.
+"""
 
 
 @functools.cache
@@ -26,6 +29,8 @@ def sampler_class() -> Any:
 
         seed = 0
         epoch = 0
+        sorted_together: int | None = None
+        """Batches that are sorted by length together; as many as transformers sorts if None."""
 
         def set_epoch(self, epoch: int) -> None:
             """Set the epoch. Called at the start of each epoch, and when a run is resumed within one."""
@@ -34,7 +39,7 @@ def sampler_class() -> Any:
         def __iter__(self) -> Any:
             self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
             rows = get_length_grouped_indices(
-                self.lengths, self.batch_size, BATCHES_SORTED_TOGETHER, generator=self.generator
+                self.lengths, self.batch_size, self.sorted_together, generator=self.generator
             )
             batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
             # The longest rows stay first, so that too little memory shows at once; an incomplete batch stays last.

@@ -213,16 +213,13 @@ def scoring_function() -> Any:
                     part = slice(start, start + step)
                     target = targets[part, None]
                     logits = torch.nn.functional.linear(hidden[part].to(dtype), weight, bias).float()
-                    best = logits.argmax(-1, keepdim=True)
-                    top1[part] = (best == target)[:, 0]
-                    logits -= logits.gather(1, best)
-                    exps = logits.exp()
-                    total = exps.sum(-1, keepdim=True)
-                    log_probs[part] = (logits.gather(1, target) - total.log())[:, 0]
-                    mean = torch.linalg.vecdot(exps, logits) / total[:, 0]
-                    entropy[part] = (total[:, 0].log() - mean).clamp_(min=0)
+                    top1[part] = logits.argmax(-1) == target[:, 0]
+                    logs = torch.log_softmax(logits, dim=-1)
+                    log_probs[part] = logs.gather(1, target)[:, 0]
+                    probs = logs.exp()
+                    entropy[part] = -torch.linalg.vecdot(probs, logs)
                     if gradient is not None:
-                        slope = exps.div_(-total).scatter_add_(1, target, torch.ones_like(target, dtype=exps.dtype))
+                        slope = probs.neg_().scatter_add_(1, target, torch.ones_like(target, dtype=probs.dtype))
                         gradient[part] = slope.to(dtype) @ weight
             ctx.save_for_backward(gradient)
             ctx.mark_non_differentiable(entropy, top1)

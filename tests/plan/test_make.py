@@ -82,7 +82,7 @@ def test_the_whole_plan_of_the_minimal_recipe(write_recipe):
         "rank": (16, "default"),
         "base_parameters": (1_000_000, "computed"),
         "adapter_parameters": (16 * (128 + 192), "computed"),
-        "memory_bytes": (714_046_582, "computed"),
+        "memory_bytes": (714_341_494, "computed"),
         "tokens_per_second": (None, "computed"),
         "duration_seconds": (None, "computed"),
         "energy_wh": (None, "computed"),
@@ -643,7 +643,7 @@ def test_memory_for_a_start_is_told_and_has_micro_batches_made_smaller(write_rec
     shapes = {f"layers.{number}.up_proj": (11008, 4096) for number in range(32)}
     facts = replace(LARGE, parameters=2_000_000_000, matrices=shapes)
     plain, made = (
-        plan(write_recipe(), f"peft.init_lora_weights={start}", machine=gpu((8, 0), free=20 * GB), facts=facts)
+        plan(write_recipe(), f"peft.init_lora_weights={start}", machine=gpu((8, 0), free=21 * GB), facts=facts)
         for start in ("default", "lora_ga")
     )
     assert "to initialise the adapter" not in plain.memory_bytes.why

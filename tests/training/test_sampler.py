@@ -6,12 +6,12 @@ pytest.importorskip("torch")
 
 import torch
 
-from lora_ns.training.sampler import sampler_class
+from lora_ns.training.sampler import BATCHES_SORTED_TOGETHER, sampler_class
 
 
-def sampled(lengths, batch_size, seed=1, epoch=0):
+def sampled(lengths, batch_size, seed=1, epoch=0, together=BATCHES_SORTED_TOGETHER):
     sampler = sampler_class()(batch_size, lengths=lengths)
-    sampler.seed = seed
+    sampler.seed, sampler.sorted_together = seed, together
     sampler.set_epoch(epoch)
     rows = list(sampler)
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
@@ -47,6 +47,17 @@ def test_short_runs_are_padded_little_too(count):
     padded = sum(8 * max(rows[start : start + 8]) for start in range(0, count, 8))
     best = sum(8 * lengths[end - 1] for end in range(8, count + 1, 8))
     assert padded == best
+
+
+def test_short_runs_on_labels_mix_lengths_as_transformers_does():
+    """A batch of rows of one length may have one label alone."""
+    lengths = some_lengths(64)
+    spread = [max(values) - min(values) for values in _values(lengths, None)]
+    assert sum(spread) > 2 * sum(max(values) - min(values) for values in _values(lengths, BATCHES_SORTED_TOGETHER))
+
+
+def _values(lengths, together):
+    return [[lengths[row] for row in batch] for batch in sampled(lengths, 8, together=together)]
 
 
 def test_the_order_follows_from_seed_and_epoch_alone():

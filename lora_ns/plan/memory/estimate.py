@@ -78,8 +78,8 @@ class Scoring:
         item, together = BYTES[dtype], min(self.tokens, self.at_once or self.tokens)
         if self.at_once is None:
             return together * facts.vocab_size * (item + 4)
-        # Logits in their dtype and in float32, and probabilities, also in their dtype; and what the last part left.
-        each = 12 if self.tokens <= self.at_once else 14
+        # Logits, their logarithms, probabilities and a product of these, in float32; and what the last part left.
+        each = 16 if self.tokens <= self.at_once else 18
         return together * facts.vocab_size * each + self.tokens * facts.hidden_size * item
 
 
