@@ -70,7 +70,7 @@ COMMANDS = (
     Entry(
         "validate", validate, "Check", ["lorans validate recipe.toml", "lorans validate recipe.toml --data --show 2"]
     ),
-    Entry("plan", plan, "Check", ["lorans plan recipe.toml --measure", 'lorans plan recipe.toml --gpu "RTX 4090"']),
+    Entry("plan", plan, "Check", ["lorans plan recipe.toml", 'lorans plan recipe.toml --gpu "RTX 4090"']),
     Entry("train", train, "Train", ["lorans train recipe.toml", "lorans train outputs/run --resume"]),
     Entry("reproduce", reproduce, "Train", ["lorans reproduce outputs/run", "lorans reproduce outputs/run --check"]),
     Entry("find-lr", find_lr, "Train", ["lorans find-lr recipe.toml", "lorans find-lr recipe.toml --write"]),

@@ -271,9 +271,11 @@ def dump_error(error: BaseException, unexpected: Problem) -> dict[str, Any]:
     return {"expected": expected, "exit_code": code, "problems": [asdict(problem) for problem in problems]}
 
 
-def load_error(report: Mapping[str, Any], who: str) -> LoransError:
-    """Restore an error of another process, with `who` before its message."""
+def load_error(report: Mapping[str, Any], who: str = "") -> LoransError:
+    """Restore an error of another process, with `who` before its message, or as it was."""
     kind = {2: UsageError, 3: MissingError}.get(report["exit_code"], RunError)
+    if not who:
+        return kind(Problem(**entry) for entry in report["problems"])
     return kind(Problem(entry["where"], f"{who}: {entry['what']}", entry["remedy"]) for entry in report["problems"])
 
 

@@ -8,7 +8,7 @@ their scores stay in the cache. Heads that share keys and values are multiplied 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.attention import LONGEST_IN_PRODUCTS
@@ -24,23 +24,30 @@ NAME_WITHOUT_MASK = "products_without_mask"
 def short_rows_by_products(model: Any, is_wanted: bool) -> Iterator[None]:
     """Let a PEFT model train short rows by products, if it has scaled dot-product attention."""
     base = model.get_base_model()
-    if not is_wanted or not _asks_transformers(base):
+    if not is_wanted or not looks_up_attention(base, ("sdpa",)):
         yield
         return
-    config = base.config
     _register()
-    config._attn_implementation_internal = NAME
+    with attending_as(base.config, NAME):
+        yield
+
+
+@contextlib.contextmanager
+def attending_as(config: Any, name: str) -> Iterator[None]:
+    """Let a model with these settings use another attention, by its name in transformers' `AttentionInterface`."""
+    before = config._attn_implementation
+    config._attn_implementation_internal = name
     try:
         yield
     finally:
-        config._attn_implementation_internal = "sdpa"
+        config._attn_implementation_internal = before
 
 
-def _asks_transformers(base: Any) -> bool:
-    """Test that all layers of a base look up its attention among those of transformers, as its own code may not do."""
+def looks_up_attention(base: Any, names: Collection[str]) -> bool:
+    """Test that all layers of a model look up one of these attentions by its name, as its own code may not do."""
     config = base.config
-    is_plain = config._attn_implementation == "sdpa" and config.get_text_config() is config
-    return is_plain and bool(type(base)._can_set_attn_implementation())
+    is_one = config._attn_implementation in names and config.get_text_config() is config
+    return is_one and bool(type(base)._can_set_attn_implementation())
 
 
 def _register() -> None:

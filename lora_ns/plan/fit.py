@@ -128,11 +128,11 @@ def _step_memory(
     recipe, on_cpu = settled.recipe, machine.accelerator == "cpu"
     peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
     rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
-    is_even = data.longest is not None and data.mean_length == data.longest
-    step = Step(rows, length, dtype, "sdpa", is_even=is_even or _needs_no_mask(recipe, facts))
     if objective.packs:
-        step = replace(step, rows=1, length=rows * length, is_packed=True)
-    step = replace(step, attention=_kernel(recipe.model.attn_implementation, machine, dtype, step.length))
+        rows, length = 1, rows * length
+    kernel = _kernel(recipe.model.attn_implementation, machine, dtype, length)
+    is_even = (data.longest is not None and data.mean_length == data.longest) or _needs_no_mask(recipe, facts)
+    step = Step(rows, length, dtype, kernel, is_packed=objective.packs, is_even=is_even)
     scored = step.tokens if objective.scores_every_token else 0
     in_parts = objective.next_token_loss and not peft.virtual_length
     at_once = positions_at_once(facts.vocab_size, on_cpu)

@@ -10,17 +10,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from lora_ns.errors import DataError, LoransError, MissingError, Problem, RunError, UsageError
+from lora_ns.errors import LoransError, Problem, RunError, UsageError
 from lora_ns.files.temporary import temporary_folder
 from lora_ns.launch.tethered import tethered
+from lora_ns.launch.torchrun import dump_error, load_error
 from lora_ns.machine.hardware import Machine
 from lora_ns.plan.memory.allocator import LIBRARIES_ON_GPU
-from lora_ns.plan.plan import Plan
+from lora_ns.plan.plan import Plan, computed
 from lora_ns.plan.speed import Measured
 from lora_ns.recipe.load import LoadedRecipe, load_recipe
 from lora_ns.run.directory import RunDir
@@ -56,7 +55,8 @@ class MeasuredSteps:
 def check_measurable(loaded: LoadedRecipe, plan: Plan) -> None:
     """Check that one process of this machine trains what the recipe does. Raises `UsageError`."""
     if plan.world_size.value > 1 or loaded.recipe.distributed.shards:
-        what = f"--measure trains in one process, and this recipe in {plan.world_size.value}"
+        how = f"in {plan.world_size.value}" if plan.world_size.value > 1 else "divides its base"
+        what = f"--measure trains in one process, and this recipe {how}"
         remedy = "leave `--measure` out, or add `--set distributed.strategy=none` for the memory of one process alone"
         raise UsageError(Problem(loaded.where("distributed"), what, remedy))
 
@@ -82,10 +82,7 @@ def measure(loaded: LoadedRecipe) -> MeasuredSteps:
 def _failure(folder: Path, done: subprocess.CompletedProcess[str]) -> LoransError:
     """The error that ended the process."""
     if (folder / _PROBLEM).is_file():
-        told: Mapping[str, Any] = json.loads((folder / _PROBLEM).read_text(encoding="utf-8"))
-        kinds = {kind.__name__: kind for kind in (RunError, DataError, MissingError)}
-        known = kinds.get(told["kind"], RunError if told["exit_code"] == RunError.exit_code else UsageError)
-        return known([Problem(**problem) for problem in told["problems"]])
+        return load_error(json.loads((folder / _PROBLEM).read_text(encoding="utf-8")))
     if done.returncode == -signal.SIGKILL:
         what = "the system ended the steps of `--measure`, as it does if memory runs out"
         return RunError(Problem("", what, "see the estimate with `lorans plan` alone, and plan smaller batches"))
@@ -111,21 +108,20 @@ def corrected(plan: Plan, found: MeasuredSteps, machine: Machine) -> Plan:
     """Return a plan with the measured memory. Its terms stay those of the estimate."""
     estimated = "" if found.estimated_bytes is None else f"; estimated: {found.estimated_bytes / 1e9:.2f} GB"
     why = f"measured in {found.steps} steps on {machine.gpus[0].name if machine.gpus else 'this machine'}{estimated}"
-    memory = plan.memory_bytes.model_copy(update={"value": found.memory_bytes, "origin": "computed", "why": why})
-    return plan.model_copy(update={"memory_bytes": memory})
+    return plan.model_copy(update={"memory_bytes": computed(found.memory_bytes, why)})
 
 
 def short_recipe(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     """The recipe of a measurement: the same steps, as few as show memory and speed, and nothing beside them."""
     recipe = loaded.recipe.as_trial()
-    never = 10 * max(STEPS, recipe.peft.least_steps)
+    steps = max(STEPS, recipe.peft.least_steps)
     training = {
         "output_dir": str(folder / "run"),
-        "max_steps": never // 10,
+        "max_steps": steps,
         "warmup_steps": 0,
         "warmup_ratio": 0.0,
         "logging_steps": 1,
-        "save_steps": never,
+        "save_steps": steps + 1,
         "eval_steps": None,
         "extra": {**recipe.training.extra, "save_strategy": "no"},
     }
@@ -151,9 +147,8 @@ def main(folder: Path) -> None:
         with Noise() as noise:
             train(short_recipe(loaded, folder), SilentObserver(), noise)
     except LoransError as error:
-        problems = [asdict(problem) for problem in error.problems]
-        told = {"kind": type(error).__name__, "exit_code": error.exit_code, "problems": problems}
-        (folder / _PROBLEM).write_text(json.dumps(told), encoding="utf-8")
+        report = dump_error(error, Problem("", str(error)))
+        (folder / _PROBLEM).write_text(json.dumps(report), encoding="utf-8")
         sys.exit(error.exit_code)
 
 

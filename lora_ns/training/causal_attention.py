@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_ns.model.attention import sees_whole_rows
 from lora_ns.model.short_rows import NAME as PRODUCTS
-from lora_ns.model.short_rows import NAME_WITHOUT_MASK
+from lora_ns.model.short_rows import NAME_WITHOUT_MASK, attending_as, looks_up_attention
 
 NAME = "sdpa_without_mask"
 
@@ -31,24 +31,16 @@ def attention_without_mask(model: Any) -> Iterator[None]:
         yield
         return
     _register()
-    before = config._attn_implementation
-    config._attn_implementation_internal = _WITHOUT_MASK[before]
-    try:
+    with attending_as(config, _WITHOUT_MASK[config._attn_implementation]):
         yield
-    finally:
-        config._attn_implementation_internal = before
 
 
 def attends_to_whole_rows(model: Any) -> bool:
     """Test that all layers of a model use scaled dot-product attention over all earlier positions."""
     config = model.config
     names = ("layer_types", "sliding_window", "attention_chunk_size")
-    return (
-        config._attn_implementation in _WITHOUT_MASK
-        and config.get_text_config() is config
-        and sees_whole_rows(*(getattr(config, name, None) for name in names))
-        and type(model)._can_set_attn_implementation()
-    )
+    sees_all = sees_whole_rows(*(getattr(config, name, None) for name in names))
+    return sees_all and looks_up_attention(model, _WITHOUT_MASK)
 
 
 def _register() -> None:

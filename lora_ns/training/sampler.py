@@ -9,7 +9,7 @@ from typing import Any
 BATCHES_SORTED_TOGETHER = 50
 """As transformers sorts them in long runs. It sorts fewer in short ones, where a fourth of all positions is padding.
 
-Not for labels: those of rows of one length are often the same, and a batch of them teaches that label alone.
+For next tokens only: labels of rows of one length are often the same, and a batch of them teaches that label alone.
 """
 
 

@@ -8,6 +8,8 @@ with glibc 2.36 and its defaults; other allocators leave fewer gaps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lora_ns.plan.memory.activations import Kept
 
 LIBRARIES_ON_CPU = 660_000_000
@@ -16,11 +18,21 @@ LIBRARIES_ON_CPU = 660_000_000
 LIBRARIES_ON_GPU = 600_000_000
 """CUDA context with its kernels, and the workspaces of cuBLAS."""
 
-GAPS, GAPS_IN_HALF, GAPS_RECOMPUTED_IN_HALF = 0.65, 0.35, 0.25
-"""Gaps in the heap after a forward pass, in units of what its layers keep, or would keep without recomputing."""
 
-BACKWARD_ON_HEAP, BACKWARD_IN_HALF = 2.0, 1.0
-"""What the backward pass adds to the heap, in units of what a layer keeps."""
+@dataclass(frozen=True)
+class _Heap:
+    """How the heap of a CPU grows."""
+
+    gaps: float
+    """Gaps after a forward pass, in units of what its layers keep."""
+    gaps_recomputed: float
+    """The same with checkpointing, in units of what the layers would keep without."""
+    backward: float
+    """What the backward pass adds, in units of what a layer keeps."""
+
+
+_HEAP, _HEAP_IN_HALF = _Heap(0.65, 0.65, 2.0), _Heap(0.35, 0.25, 1.0)
+"""For layers that compute in four bytes for each number, and in two, with fewer temporary tensors between them."""
 
 PACKED = 2
 """Copies of the vocabulary projection that the matrix products of the loss make for themselves."""
@@ -43,13 +55,13 @@ def held_bytes(
         layers: number of layers.
         checkpointing: True if activations are recomputed.
         on_cpu: True if the C library allocates, rather than CUDA's caching allocator.
-        in_half: True if the layers compute in two bytes for each number, with fewer temporary tensors between them.
+        in_half: True if the layers compute in two bytes for each number.
     """
     recomputed = GRADIENTS + checkpointing
     if not on_cpu:
         forward = round(_CACHED_ON_GPU * kept.total)
         return forward, forward + round(_CACHED_ON_GPU * recomputed * layer.total)
-    gaps = (GAPS_RECOMPUTED_IN_HALF if checkpointing else GAPS_IN_HALF) if in_half else GAPS
-    backward = BACKWARD_IN_HALF if in_half else BACKWARD_ON_HEAP
+    heap = _HEAP_IN_HALF if in_half else _HEAP
+    gaps = heap.gaps_recomputed if checkpointing else heap.gaps
     forward = kept.total + round(gaps * layers * layer.small)
-    return forward, forward + round(backward * layer.small + recomputed * layer.large)
+    return forward, forward + round(heap.backward * layer.small + recomputed * layer.large)
