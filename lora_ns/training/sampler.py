@@ -6,12 +6,6 @@ import functools
 import itertools
 from typing import Any
 
-BATCHES_SORTED_TOGETHER = 50
-"""As transformers sorts them in long runs. It sorts fewer in short ones, where a fourth of all positions is padding.
-
-For next tokens only: labels of rows of one length are often the same, and a batch of them teaches that label alone.
-"""
-
 
 @functools.cache
 def sampler_class() -> Any:
@@ -22,15 +16,13 @@ def sampler_class() -> Any:
     advances: a resumed run does not evaluate before its first step, and would see the rows in another order.
     """
     import torch
-    from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+    from transformers.trainer_pt_utils import LengthGroupedSampler
 
     class EpochSampler(LengthGroupedSampler):  # type: ignore[misc, unused-ignore]
         """Batches of similar length, reshuffled in each epoch."""
 
         seed = 0
         epoch = 0
-        sorted_together: int | None = None
-        """Batches that are sorted by length together; as many as transformers sorts if None."""
 
         def set_epoch(self, epoch: int) -> None:
             """Set the epoch. Called at the start of each epoch, and when a run is resumed within one."""
@@ -38,9 +30,7 @@ def sampler_class() -> Any:
 
         def __iter__(self) -> Any:
             self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            rows = get_length_grouped_indices(
-                self.lengths, self.batch_size, self.sorted_together, generator=self.generator
-            )
+            rows = list(super().__iter__())
             batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
             # The longest rows stay first, so that too little memory shows at once; an incomplete batch stays last.
             whole = max(1, len(rows) // self.batch_size)

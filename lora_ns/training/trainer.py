@@ -14,7 +14,6 @@ from lora_ns.recipe.recipe import Recipe
 from lora_ns.training.arguments import trainer_arguments
 from lora_ns.training.eval_loss import counted
 from lora_ns.training.label_head import begin_at_mean
-from lora_ns.training.sampler import BATCHES_SORTED_TOGETHER
 from lora_ns.training.scored_positions import scoring_positions_in_the_loss
 from lora_ns.training.wrapped import epoch_order, repeatable
 
@@ -46,7 +45,6 @@ def make_trainer(
         arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None
     trainer = _of_objective(recipe.objective, arguments, shared, labels)
     trainer.row_parts, trainer.regularization = recipe.distributed.row_parts, recipe.peft.regularization
-    trainer.batches_sorted_together = BATCHES_SORTED_TOGETHER if recipe.objective.next_token_loss else None
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 

@@ -122,7 +122,6 @@ def repeatable(trainer_class: Any) -> Any:
         own_optimizer = None
         regularization: Callable[[Any], Tensor | None] | None = None
         row_parts = 1
-        batches_sorted_together: int | None = None
 
         def get_train_dataloader(self) -> Any:
             """The loader of this process's rows, or of its part of rows that several processes share."""
@@ -145,7 +144,7 @@ def repeatable(trainer_class: Any) -> Any:
             # Group by the whole batch, so that the order of rows does not depend on the number of processes.
             size = sampler.batch_size * self.args.world_size // self.row_parts
             repeated = sampler_class()(size, lengths=sampler.lengths)
-            repeated.seed, repeated.sorted_together = self.args.seed, self.batches_sorted_together
+            repeated.seed = self.args.seed
             return repeated
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:

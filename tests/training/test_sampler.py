@@ -6,12 +6,12 @@ pytest.importorskip("torch")
 
 import torch
 
-from lora_ns.training.sampler import BATCHES_SORTED_TOGETHER, sampler_class
+from lora_ns.training.sampler import sampler_class
 
 
-def sampled(lengths, batch_size, seed=1, epoch=0, together=BATCHES_SORTED_TOGETHER):
+def sampled(lengths, batch_size, seed=1, epoch=0):
     sampler = sampler_class()(batch_size, lengths=lengths)
-    sampler.seed, sampler.sorted_together = seed, together
+    sampler.seed = seed
     sampler.set_epoch(epoch)
     rows = list(sampler)
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
@@ -38,26 +38,6 @@ def test_batches_are_of_like_length_and_come_in_no_order_of_it():
     means = torch.tensor([sum(batch) / len(batch) for batch in batches])
     following = torch.corrcoef(torch.stack([means[:-1], means[1:]]))[0, 1]
     assert abs(following) < 0.2
-
-
-@pytest.mark.parametrize("count", [64, 128, 256])
-def test_short_runs_are_padded_little_too(count):
-    lengths = sorted(some_lengths(count))
-    rows = [lengths[row] for batch in sampled(lengths, 8) for row in batch]
-    padded = sum(8 * max(rows[start : start + 8]) for start in range(0, count, 8))
-    best = sum(8 * lengths[end - 1] for end in range(8, count + 1, 8))
-    assert padded == best
-
-
-def test_short_runs_on_labels_mix_lengths_as_transformers_does():
-    """A batch of rows of one length may have one label alone."""
-    lengths = some_lengths(64)
-    spread = [max(values) - min(values) for values in _values(lengths, None)]
-    assert sum(spread) > 2 * sum(max(values) - min(values) for values in _values(lengths, BATCHES_SORTED_TOGETHER))
-
-
-def _values(lengths, together):
-    return [[lengths[row] for row in batch] for batch in sampled(lengths, 8, together=together)]
 
 
 def test_the_order_follows_from_seed_and_epoch_alone():
