@@ -84,6 +84,8 @@ class Result:
     terms: dict[str, int] = field(default_factory=dict)
     longest: int = 0
     """Tokens of the longest row."""
+    mean: float = 0.0
+    """Tokens of a row, or of a document of packed rows, on average."""
     share: float = 1.0
     """Part of the tokens that are in the loss."""
 
@@ -201,7 +203,7 @@ def measure(case: Case, base: str, threads: str | None) -> Result:
             raise RuntimeError(f"{case}: {(folder / 'log').read_text()[-2000:]}")
         manifest = json.loads((folder / "run/manifest.json").read_text())
         result = Result(case, usage.ru_maxrss * 1024, _planned(manifest["plan"]))
-        result.longest, result.share = read_lengths(folder / "run/data/train")
+        result.longest, result.mean, result.share = read_lengths(folder / "run/data/train")
         return result
 
 
@@ -210,15 +212,17 @@ def _planned(plan: dict[str, Any]) -> int:
     return int(plan["memory_bytes"]["value"] + plan["mapped_bytes"])
 
 
-def read_lengths(rows: Path) -> tuple[int, float]:
-    """Return the tokens of the longest row, and the part of all tokens that are in the loss."""
+def read_lengths(rows: Path) -> tuple[int, float, float]:
+    """Return the tokens of the longest row and of a row or document on average, and the part that is in the loss."""
     import datasets
 
     found = datasets.load_from_disk(str(rows))
     lengths = [len(row) for row in found["input_ids"]]
+    documents = sum(map(len, found["seq_lengths"])) if "seq_lengths" in found.column_names else len(lengths)
     if "labels" not in found.column_names or not isinstance(found[0]["labels"], list):
-        return max(lengths), 1.0
-    return max(lengths), sum(label != -100 for row in found["labels"] for label in row) / sum(lengths)
+        return max(lengths), sum(lengths) / documents, 1.0
+    share = sum(label != -100 for row in found["labels"] for label in row) / sum(lengths)
+    return max(lengths), sum(lengths) / documents, share
 
 
 def plan_again(result: Result, base: str) -> None:
@@ -236,7 +240,7 @@ def plan_again(result: Result, base: str) -> None:
         machine, found = detect(), find_base(base, "main", [], download=False)
         settled = settle(load_recipe(file), machine, found)
         assert found is not None
-        rows = DataFacts(longest=result.longest, mean_length=result.longest, trained_share=result.share)
+        rows = DataFacts(longest=result.longest, mean_length=result.mean or result.longest, trained_share=result.share)
         batch = choose_batch(settled, machine, found.facts, result.case.dtype, rows, 1)
     assert batch.memory is not None
     result.predicted, result.terms = batch.memory.total + batch.memory.mapped, asdict(batch.memory)

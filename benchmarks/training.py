@@ -63,8 +63,15 @@ def layer_shapes(model: str) -> list[list[int]]:
     return [list(shape) for name, shape in found.facts.matrices.items() if not any(part in name for part in outer)]
 
 
+RANK = 16
+"""Rank of every adapter."""
+
+
 def operations(shapes: Sequence[Sequence[int]], head: int, tokens: int, scored: int, squares: int, width: int) -> float:
-    """Return the operations of an epoch: forward pass and gradient of the inputs, not of the frozen weights.
+    """Return the operations of an epoch that no program can leave out.
+
+    These are the forward pass and the gradient of its inputs, and the gradient of the adapter's weights, not of the
+    frozen ones.
 
     Args:
         shapes: those of the layers' weights.
@@ -75,7 +82,8 @@ def operations(shapes: Sequence[Sequence[int]], head: int, tokens: int, scored: 
         width: hidden size times number of layers.
     """
     weights = sum(rows * columns for rows, columns in shapes)
-    return 4.0 * (weights * tokens + head * scored) + 3 * 4.0 * squares * width / 2
+    adapter = sum(RANK * (rows + columns) for rows, columns in shapes)
+    return 4.0 * (weights * tokens + head * scored) + 6.0 * adapter * tokens + 3 * 4.0 * squares * width / 2
 
 
 def chats(file: Path, count: int) -> list[dict[str, Any]]:
@@ -168,11 +176,14 @@ def measured(contenders: Sequence[Contender], rounds: int, shapes: list[list[int
 
 def epoch_operations(shapes: list[list[int]], manifest: dict[str, Any], work: Work) -> float:
     """Return the operations of the rows of a run; see `operations`."""
+    import datasets
+
     config = json.loads((Path(work.model) / "config.json").read_text(encoding="utf-8"))
     data = manifest["data"]["train"]
     width = config["hidden_size"] * config["num_hidden_layers"]
     head = config["hidden_size"] * config["vocab_size"] if work.kind == "chat" else 0
-    squares = data["tokens"] ** 2 // data["rows"]  # at least, as the lengths differ
+    rows = datasets.load_from_disk(str(work.folder / "lorans/data/train"))
+    squares = sum(len(ids) ** 2 for ids in rows["input_ids"])
     return work.epochs * operations(shapes, head, data["tokens"], data["trained_tokens"] or 0, squares, width)
 
 

@@ -20,6 +20,16 @@ def sees_whole_rows(layer_types: Iterable[str] | None, window: int | None, chunk
     return kinds <= {"full_attention"} and chunk is None and (bool(kinds) or window is None)
 
 
+def may_attend_by_rows(asked: str, device: str) -> bool:
+    """Test that training may attend to rows one by one, by products or not; see `training.padding_free`.
+
+    Args:
+        asked: `attn_implementation` of the recipe.
+        device: where the base is trained.
+    """
+    return asked == "auto" and device == "cpu"
+
+
 def multiplies_short_rows(asked: str, device: str, dtype: str) -> bool:
     """Test that training attends to short rows by matrix products rather than with PyTorch's fused kernel.
 
@@ -28,4 +38,4 @@ def multiplies_short_rows(asked: str, device: str, dtype: str) -> bool:
         device: where the base is trained.
         dtype: the one it computes in.
     """
-    return asked == "auto" and device == "cpu" and dtype == "bfloat16"
+    return may_attend_by_rows(asked, device) and dtype == "bfloat16"

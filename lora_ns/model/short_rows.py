@@ -8,7 +8,8 @@ their scores stay in the cache. Heads that share keys and values are multiplied 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.attention import LONGEST_IN_PRODUCTS
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 NAME = "products"
 NAME_WITHOUT_MASK = "products_without_mask"
 
+BOUNDS = "cu_seq_lens_q"
+"""Argument of attention for rows that are one after another: where each begins, and where the last one ends."""
+
 
 @contextlib.contextmanager
-def short_rows_by_products(model: Any, is_wanted: bool) -> Iterator[None]:
-    """Let a PEFT model train short rows by products, if it has scaled dot-product attention."""
+def attending_by_rows(model: Any, is_wanted: bool) -> Iterator[None]:
+    """Let a PEFT model with scaled dot-product attention train with `attend`."""
     base = model.get_base_model()
     if not is_wanted or not looks_up_attention(base, ("sdpa",)):
         yield
@@ -72,8 +76,12 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attend as transformers' `sdpa_attention_forward` does; see there for the arguments.
 
-    Evaluation, generation, long rows and all but bfloat16 on a CPU go to that function.
+    Evaluation, generation, long rows and all but bfloat16 on a CPU go to that function. Rows that are one after another
+    are attended to one by one, if no mask says what they see.
     """
+    if attention_mask is None and (bounds := kwargs.pop(BOUNDS, None)) is not None:
+        one = functools.partial(attend, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs)
+        return _one_by_one(functools.partial(one, module), (query, key, value), bounds.diff().tolist()), None
     if not (module.training and _are_short(query, key) and not any(kwargs.get(name) is not None for name in _SPECIAL)):
         from transformers import AttentionInterface
 
@@ -92,6 +100,16 @@ def attend(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return by_products(query, key, value, attention_mask, dropout, scaling, bool(causal)), None
+
+
+def _one_by_one(
+    attend_to: Callable[..., tuple[torch.Tensor, None]], states: Sequence[torch.Tensor], lengths: list[int]
+) -> torch.Tensor:
+    """Attend to rows of these lengths that are one after another. `split`, as its backward pass is one copy."""
+    import torch
+
+    rows = zip(*(torch.split(state, lengths, dim=2) for state in states), strict=True)
+    return torch.cat([attend_to(*row, None)[0] for row in rows], dim=1)
 
 
 _SPECIAL = ("position_bias", "softcap", "cache")
@@ -130,22 +148,65 @@ def by_products(
     """
     import torch
 
-    rows, heads, length, width = query.shape
-    shared = heads // key.shape[1]
+    length = query.shape[2]
     added = _added(mask, is_causal, length, query.dtype)
-    mixed = []
     step = max(1, LONGEST_IN_PRODUCTS // length)
-    for start in range(0, rows, step):
-        few = slice(start, start + step)
-        keys, values = key[few].flatten(0, 1), value[few].flatten(0, 1)
-        queries = (query[few] * scaling).reshape(len(keys), shared * length, width)
-        scores = torch.bmm(queries, keys.transpose(1, 2)).view(-1, heads, length, length)
-        if added is not None:
-            scores += added[few] if len(added) > 1 else added
-        chances = torch.nn.functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
-        found = torch.bmm(chances.view(len(keys), shared * length, length), values)
-        mixed.append(found.view(-1, heads, length, value.shape[-1]).transpose(1, 2))
-    return torch.cat(mixed)
+    parts = zip(*(torch.split(part, step) for part in (query, key, value)), strict=True)
+    mixed = []
+    for number, part in enumerate(parts):
+        few = slice(number * step, (number + 1) * step)
+        seen = added[few] if added is not None and len(added) > 1 else added
+        mixed.append(_products().apply(*part, seen, dropout, scaling))
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+
+@functools.cache
+def _products() -> Any:
+    """The autograd function that attends with a few rows at once; see `by_products` for its arguments.
+
+    Its backward pass has no more operators than it needs: autograd's would take a sixth longer.
+    """
+    import torch
+
+    class Products(torch.autograd.Function):
+        """Heads that share keys and values are rows of one product."""
+
+        @staticmethod
+        def forward(
+            ctx: Any, query: Any, key: Any, value: Any, added: torch.Tensor | None, dropout: float, scaling: float
+        ) -> torch.Tensor:
+            keys, values = key.flatten(0, 1), value.flatten(0, 1)
+            scores = torch.bmm(_of_each(query, len(keys)) * scaling, keys.transpose(1, 2))
+            if added is not None:
+                scores.view(*query.shape[:3], -1).add_(added)
+            chances = scores.softmax(-1)
+            factors = torch.empty_like(chances).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
+            ctx.save_for_backward(query, key, value, chances, factors)
+            ctx.scaling = scaling
+            mixed = torch.bmm(chances if factors is None else chances * factors, values)
+            return mixed.view(*query.shape[:3], -1).transpose(1, 2)
+
+        @staticmethod
+        def backward(ctx: Any, *outer: Any) -> tuple[Any, ...]:
+            query, key, value, chances, factors = ctx.saved_tensors
+            keys, values = key.flatten(0, 1), value.flatten(0, 1)
+            queries, slopes = (_of_each(part, len(keys)) for part in (query, outer[0].transpose(1, 2)))
+            dropped = chances if factors is None else chances * factors
+            of_values = torch.bmm(dropped.transpose(1, 2), slopes)
+            of_chances = torch.bmm(slopes, values.transpose(1, 2))
+            if factors is not None:
+                of_chances *= factors
+            of_scores = torch.ops.aten._softmax_backward_data(of_chances, chances, -1, chances.dtype)
+            of_queries = torch.bmm(of_scores, keys).mul_(ctx.scaling)
+            of_keys = torch.bmm(of_scores.transpose(1, 2), queries).mul_(ctx.scaling)
+            return of_queries.view(query.shape), of_keys.view(key.shape), of_values.view(value.shape), None, None, None
+
+    return Products
+
+
+def _of_each(states: torch.Tensor, keys: int) -> torch.Tensor:
+    """Vectors of shape (rows, heads, length, width), by the key heads of all rows that their heads look at."""
+    return states.reshape(keys, -1, states.shape[-1])
 
 
 def _added(mask: torch.Tensor | None, is_causal: bool, length: int, dtype: torch.dtype) -> torch.Tensor | None:

@@ -117,12 +117,22 @@ def _planned(cuts: Sequence[Cut], plan_with: Callable[[Sequence[str]], Plan]) ->
     """Some cuts, planned again; None if they are refused."""
     overrides = tuple(override for cut in cuts for override in cut.overrides)
     try:
-        memory = plan_with(overrides).memory_bytes.value
+        plan = plan_with(overrides)
     except LoransError:
         return None
-    if memory is None:
+    if (memory := plan.memory_bytes.value) is None:
         return None
+    overrides += tuple(_chosen_for_the_size(plan))
     return Proposal(overrides, memory, math.prod(cut.time for cut in cuts), tuple(cut.says for cut in cuts))
+
+
+def _chosen_for_the_size(plan: Plan) -> Iterator[str]:
+    """What the plan chose for devices of the size, which a machine with more memory would choose otherwise."""
+    recomputes, micro = plan.gradient_checkpointing, plan.per_device_train_batch_size
+    if recomputes.origin == "computed" and recomputes.value:
+        yield "training.gradient_checkpointing=true"
+    if micro.origin == "computed":
+        yield f"training.per_device_train_batch_size={micro.value}"
 
 
 def candidates(recipe: Recipe, plan: Plan) -> Iterator[list[Cut]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.methods.base import StartMemory
-from lora_ns.model.attention import LONGEST_IN_PRODUCTS, multiplies_short_rows, sees_whole_rows
+from lora_ns.model.attention import LONGEST_IN_PRODUCTS, may_attend_by_rows, multiplies_short_rows, sees_whole_rows
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.activations import Step
 from lora_ns.plan.memory.band import Band
@@ -127,15 +127,12 @@ def _step_memory(
         return None
     recipe, on_cpu = settled.recipe, machine.accelerator == "cpu"
     peft, strategy, objective = recipe.peft, recipe.distributed, recipe.objective
-    rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
-    if objective.packs:
-        rows, length = 1, rows * length
-    kernel = _kernel(recipe.model.attn_implementation, machine, dtype, length)
-    is_even = (data.longest is not None and data.mean_length == data.longest) or _needs_no_mask(recipe, facts)
-    step = Step(rows, length, dtype, kernel, is_packed=objective.packs, is_even=is_even)
+    step = _step(recipe, machine, facts, dtype, micro, data)
     scored = step.tokens if objective.scores_every_token else 0
     in_parts = objective.next_token_loss and not peft.virtual_length
     at_once = positions_at_once(facts.vocab_size, on_cpu)
+    trains_rows = bool(peft.token_rows and getattr(peft, peft.token_rows.key))
+    parts = Scoring(math.ceil(scored * data.trained_share), at_once, is_recomputed=trains_rows)
     whole = estimate(
         facts,
         exact=fixed[0],
@@ -143,7 +140,7 @@ def _step_memory(
         start=fixed[1],
         step=step,
         checkpointing=checkpointing,
-        scoring=Scoring(math.ceil(scored * data.trained_share), at_once) if in_parts else Scoring(scored),
+        scoring=parts if in_parts else Scoring(scored),
         on_cpu=on_cpu,
         mapped=_mapped(recipe, facts, dtype) if on_cpu else 0,
         teacher_parameters=settled.teacher.parameters if settled.teacher else 0,
@@ -151,11 +148,36 @@ def _step_memory(
     return in_each_process(whole, strategy, count_processes(strategy, machine), facts.num_hidden_layers)
 
 
+def _step(recipe: Recipe, machine: Machine, facts: BaseFacts, dtype: str, micro: int, data: DataFacts) -> Step:
+    """Return the shape of a forward pass with the longest rows."""
+    strategy, objective, asked = recipe.distributed, recipe.objective, recipe.model.attn_implementation
+    rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
+    is_even = (data.longest is not None and data.mean_length == data.longest) or _needs_no_mask(recipe, facts)
+    is_packed = objective.packs
+    if is_packed and data.mean_length and is_even and leaves_out_padding(recipe, machine.accelerator):
+        # Documents attend one by one, see `training.padding_free`.
+        document = min(length, math.ceil(data.mean_length))
+        rows, length, is_packed = max(1, rows * length // document), document, False
+    elif is_packed:
+        rows, length = 1, rows * length
+    return Step(rows, length, dtype, _kernel(asked, machine, dtype, length), is_packed=is_packed, is_even=is_even)
+
+
 def _kernel(asked: str, machine: Machine, dtype: str, length: int) -> str:
     """Return how training attends to rows of a length, by the names of `activations`."""
     if length <= LONGEST_IN_PRODUCTS and multiplies_short_rows(asked, machine.accelerator, dtype):
         return "products"
     return "sdpa" if asked == "auto" else asked
+
+
+def leaves_out_padding(recipe: Recipe, device: str) -> bool:
+    """Test that training may compute rows one after another: nothing in it depends on how long all of them are.
+
+    The base has to keep them apart, too; see `training.padding_free`.
+    """
+    may, strategy = may_attend_by_rows(recipe.model.attn_implementation, device), recipe.distributed
+    keeps_apart = recipe.peft.capabilities.packing is True and not recipe.objective.noise
+    return may and keeps_apart and recipe.objective.next_token_loss and strategy.row_parts == 1 and not strategy.shards
 
 
 def _needs_no_mask(recipe: Recipe, facts: BaseFacts) -> bool:

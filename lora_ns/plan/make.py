@@ -21,7 +21,7 @@ from lora_ns.plan.checks import (
     length_problems,
     quantization_problems,
 )
-from lora_ns.plan.fit import choose_batch, eval_batch, memory_terms, planned_memory, row_length
+from lora_ns.plan.fit import choose_batch, eval_batch, leaves_out_padding, memory_terms, planned_memory, row_length
 from lora_ns.plan.memory.band import PUBLISHED, Band
 from lora_ns.plan.notes import end_notes, expert_notes, plan_notes, teacher_notes
 from lora_ns.plan.plan import (
@@ -214,10 +214,13 @@ def _attention(settled: Settled, facts: BaseFacts | None, device: str, dtype: st
     if settled.recipe.model.attn_implementation == "auto":
         if lacks_sdpa(facts):
             return computed("eager", f"{facts.model_type} does not support sdpa")
+        why = ["PyTorch's fused kernel"]
         if multiplies_short_rows("auto", device, dtype):
             products = f"matrix products are faster on a CPU for rows of up to {LONGEST_IN_PRODUCTS} tokens in {dtype}"
-            return computed("sdpa", f"PyTorch's fused kernel; in training, {products}")
-        return computed("sdpa", "PyTorch's fused kernel")
+            why.append(f"in training, {products}")
+        if leaves_out_padding(settled.recipe, device):
+            why.append("rows one by one, without padding")
+        return computed("sdpa", "; ".join(why))
     return written_value(settled, "model.attn_implementation", settled.recipe.model.attn_implementation)
 
 

@@ -21,13 +21,13 @@ from lora_ns.files.disk import hash_folder, telling_disk_errors
 from lora_ns.machine.exhaustion import telling_memory_errors
 from lora_ns.merging.pool import release
 from lora_ns.model.adapter import add_adapter, check_head, record_base, save_adapter, trainable_parameters
-from lora_ns.model.attention import multiplies_short_rows
+from lora_ns.model.attention import may_attend_by_rows
 from lora_ns.model.consent import carry_over
 from lora_ns.model.files import Base
 from lora_ns.model.input_casts import casts_left_to_autocast
 from lora_ns.model.modules import expert_notes
 from lora_ns.model.saved_adapter import load_trainable
-from lora_ns.model.short_rows import short_rows_by_products
+from lora_ns.model.short_rows import attending_by_rows
 from lora_ns.model.tokenizer import generation_settings
 from lora_ns.objectives import LabelObjective
 from lora_ns.objectives.baselines import Baseline
@@ -249,7 +249,7 @@ def _fit(
         telling_broken_rows(run, manifest),
         divided_attention(model, recipe.distributed.row_parts),
         casts_left_to_autocast(model),
-        short_rows_by_products(model, _multiplies_short_rows(manifest)),
+        attending_by_rows(model, may_attend_by_rows(recipe.model.attn_implementation, manifest.plan.device.value)),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
         manifest = manifest.model_copy(update={"halved": trainer.room.record})
@@ -262,12 +262,6 @@ def _fit(
     leave_training(trainer)
     seal = _sealed(manifest, model, prepared, trainer)
     return _Fitted(manifest, model, trainer, suites, metrics, seal if rank.is_first else None, step, completion)
-
-
-def _multiplies_short_rows(manifest: Manifest) -> bool:
-    """Test that a run attends to short rows by products; see `short_rows`."""
-    plan, asked = manifest.plan, manifest.recipe.model.attn_implementation
-    return multiplies_short_rows(asked, plan.device.value, plan.dtype.value)
 
 
 def _remember_memory(manifest: Manifest, metrics: dict[str, Any], before: int) -> None:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.training.padding_free import PaddingFree
 from lora_ns.training.scoring import (
     POSITIONS,
     AnswerScorer,
@@ -21,6 +22,28 @@ if TYPE_CHECKING:
     import torch
 
 
+class LeavingOutPadding:
+    """A part of the trainers that may compute rows one after another; see `padding_free`."""
+
+    leaves_out_padding = False
+    accelerator: Any
+    model: Any
+
+    @functools.cached_property
+    def without_padding(self) -> PaddingFree | None:
+        """What leaves the padding out of batches; None if a run must not."""
+        if not self.leaves_out_padding:
+            return None
+        return PaddingFree(self.accelerator.unwrap_model(self.model).get_base_model(), self.accelerator)
+
+    def positions_of(self, inputs: Any) -> Any:
+        """The number of positions that are computed for a training batch."""
+        mask = inputs.get("attention_mask")
+        if mask is not None and POSITIONS in inputs and self.without_padding and self.without_padding.pays(mask):
+            return mask.sum()
+        return inputs["input_ids"].numel()
+
+
 @functools.cache
 def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
     """A trainer class like `SFTTrainer` that computes logits only for labelled positions; see `scoring`.
@@ -28,7 +51,7 @@ def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
     Its loss and its metrics are TRL's, but nothing waits for the device before the metrics are logged.
     """
 
-    class ScoringTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+    class ScoringTrainer(LeavingOutPadding, trainer_class):  # type: ignore[misc, unused-ignore]
         """See `scoring_positions_in_the_loss`."""
 
         row_parts = 1
@@ -59,7 +82,8 @@ def scoring_positions_in_the_loss(trainer_class: Any) -> Any:
             if positions is None:
                 scores = scorer(positions=labelled_positions(inputs["labels"]), **{**inputs, "use_cache": False})
             else:
-                scores = scorer.without_mask(positions=positions, **{**inputs, "use_cache": False})
+                free = self.without_padding
+                scores = scorer.without_mask(free, positions=positions, **{**inputs, "use_cache": False})
             self._keep_means(scores)
             return _loss_of(self, scores.log_probs, num_items_in_batch)
 

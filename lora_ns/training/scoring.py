@@ -8,6 +8,7 @@ once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.modules import is_rescaled
+from lora_ns.model.short_rows import BOUNDS
 from lora_ns.plan.memory.estimate import positions_at_once
 from lora_ns.table import IGNORED
 from lora_ns.training.causal_attention import attention_without_mask
+from lora_ns.training.padding_free import PaddingFree, without_padding
 
 if TYPE_CHECKING:
     import torch
@@ -106,17 +109,30 @@ class AnswerScorer:
             positions: those whose next token has a label, see `labelled_positions`.
             inputs: the arguments of the backbone.
         """
+        return self._scored(inputs, positions, labels.reshape(-1).index_select(0, positions + 1))
+
+    def _scored(self, inputs: Mapping[str, Any], positions: torch.Tensor, targets: torch.Tensor) -> Scores:
+        """The scores of targets, each at a position of all rows."""
         with self._accelerator.autocast():
             hidden = self._hidden(inputs)
             scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
-            return Scores(*self._score(scored, labels.reshape(-1).index_select(0, positions + 1)))
+            return Scores(*self._score(scored, targets))
 
-    def without_mask(self, *, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Scores:
-        """Score a batch whose rows are padded at their end; see `causal_attention`."""
+    def without_mask(
+        self, padding_free: PaddingFree | None = None, *, attention_mask: torch.Tensor | None = None, **inputs: Any
+    ) -> Scores:
+        """Score a batch whose rows are padded at their end; see `causal_attention` and `padding_free`."""
         if attention_mask is None:  # packed rows, whose positions say where each begins
-            return self(**inputs)
+            by_bounds = padding_free is not None and BOUNDS in inputs and padding_free.is_possible
+            with attention_without_mask(self._base) if by_bounds else contextlib.nullcontext():
+                return self(**inputs)
+        is_free = padding_free is not None and padding_free.pays(attention_mask)
         with attention_without_mask(self._base):
-            return self(**inputs)
+            if not is_free:
+                return self(**inputs)
+            labels, positions = inputs.pop("labels").reshape(-1), inputs.pop("positions")
+            inputs, places = without_padding(attention_mask, inputs)
+            return self._scored(inputs, places[positions], labels[positions + 1])
 
     def _hidden(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """The hidden states before the head, of shape (rows, positions, width).
@@ -187,6 +203,16 @@ class HeadScorer(AnswerScorer):
         return logs.gather(-1, targets[:, None])[:, 0], entropy, logits.argmax(-1) == targets
 
 
+def _rooms(positions: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
+    """Room for the logits of a part, in their own dtype and twice in float32, for all parts.
+
+    The C library would ask the system for such room again in each part, which takes as long as what is computed in it.
+    """
+    import torch
+
+    return [torch.empty(positions, vocabulary, dtype=kind, device=device) for kind in (dtype, torch.float, torch.float)]
+
+
 @functools.cache
 def scoring_function() -> Any:
     """The autograd function that maps hidden states of shape (positions, width) to their scores."""
@@ -209,18 +235,21 @@ def scoring_function() -> Any:
             gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             with torch.autocast(kind, enabled=False):
                 step = positions_at_once(len(weight), kind == "cpu")
+                rooms = _rooms(min(step, len(hidden)), len(weight), dtype, device)
                 for start in range(0, len(hidden), step):
                     part = slice(start, start + step)
                     target = targets[part, None]
-                    logits = torch.nn.functional.linear(hidden[part].to(dtype), weight, bias).float()
-                    top1[part] = logits.argmax(-1) == target[:, 0]
-                    logs = torch.log_softmax(logits, dim=-1)
+                    logits, exact, logs = (room[: len(target)] for room in rooms)
+                    torch.mm(hidden[part].to(dtype), weight.t(), out=logits)
+                    exact.copy_(logits if bias is None else logits.add_(bias))
+                    top1[part] = exact.argmax(-1) == target[:, 0]
+                    torch.log_softmax(exact, -1, out=logs)
                     log_probs[part] = logs.gather(1, target)[:, 0]
-                    probs = logs.exp()
-                    entropy[part] = -torch.linalg.vecdot(probs, logs)
+                    probs = torch.exp(logs, out=exact)
+                    entropy[part] = -logs.mul_(probs).sum(-1)
                     if gradient is not None:
                         slope = probs.neg_().scatter_add_(1, target, torch.ones_like(target, dtype=probs.dtype))
-                        gradient[part] = slope.to(dtype) @ weight
+                        gradient[part] = logits.copy_(slope) @ weight
             ctx.save_for_backward(gradient)
             ctx.mark_non_differentiable(entropy, top1)
             return log_probs, entropy, top1

@@ -9,11 +9,19 @@ from typing import Any
 from lora_ns.training.later import Later
 
 
+class _Padded:
+    """A trainer that computes the padding of its batches too."""
+
+    def positions_of(self, inputs: Any) -> Any:
+        """The number of positions that are computed for a training batch."""
+        return inputs["input_ids"].numel()
+
+
 @functools.cache
 def counting_tokens(trainer_class: Any) -> Any:
     """A trainer class that counts tokens as transformers does, without waiting for the device in each step."""
 
-    class CountingTrainer(trainer_class):  # type: ignore[misc, unused-ignore]
+    class CountingTrainer(trainer_class, _Padded):  # type: ignore[misc, unused-ignore]
         """See `counting_tokens`."""
 
         tokens_trained, positions_trained = 0, 0
@@ -26,7 +34,7 @@ def counting_tokens(trainer_class: Any) -> Any:
                 return
             ids, mask = inputs["input_ids"], inputs.get("attention_mask")
             tokens = ids.new_tensor(ids.numel()) if mask is None else mask.sum()
-            counts = torch.stack([tokens, ids.new_tensor(ids.numel())])
+            counts = torch.stack([tokens, ids.new_tensor(self.positions_of(inputs))])
             self._counts().send(None, self.accelerator.gather(counts[None]).sum(0))
             self._add_up()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_ns.errors import PlanError, Problem, first_line
 from lora_ns.objectives import Objective
 from lora_ns.parallel.sharding import divided_layers
+from lora_ns.plan.fit import leaves_out_padding
 from lora_ns.plan.plan import Plan
 from lora_ns.recipe.recipe import Recipe
 from lora_ns.training.arguments import trainer_arguments
@@ -45,6 +46,7 @@ def make_trainer(
         arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] = divided_layers(model) or None
     trainer = _of_objective(recipe.objective, arguments, shared, labels)
     trainer.row_parts, trainer.regularization = recipe.distributed.row_parts, recipe.peft.regularization
+    trainer.leaves_out_padding = leaves_out_padding(recipe, plan.device.value)
     trainer.args.eval_on_start = trainer.args.eval_on_start and evaluate_first
     from transformers import PrinterCallback
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AttentionInterface
 
 from lora_ns.model.attention import LONGEST_IN_PRODUCTS, multiplies_short_rows
-from lora_ns.model.short_rows import NAME, attend, by_products, short_rows_by_products
+from lora_ns.model.short_rows import NAME, attend, attending_by_rows, by_products
 from lora_ns.plan.memory.count import FAMILIES, Variant, build
 
 
@@ -99,6 +99,27 @@ def test_what_is_not_faster_goes_to_transformers(monkeypatch, change, is_product
     assert len(seen) == is_product
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("lengths", [(7,), (5, 1, 9), (LONGEST_IN_PRODUCTS + 3, 4)], ids=str)
+def test_rows_one_after_another_do_not_see_one_another(lengths, dtype):
+    module = torch.nn.Module().train()
+    module.is_causal, module.num_key_value_groups = True, 2
+    states = vectors(1, 4, 2, sum(lengths), 4, dtype)
+    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    row = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    sees = (row[:, None] == row[None]).tril()[None, None]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(state.float() for state in states), attn_mask=sees, scale=0.5, enable_gqa=True
+    ).transpose(1, 2)
+    got, _ = attend(module, *states, None, scaling=0.5, cu_seq_lens_q=bounds)
+    slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(got.float(), expected, **tolerance)
+    both = (torch.autograd.grad(found, states, slope.to(found.dtype)) for found in (expected, got))
+    for wanted, found in zip(*both, strict=True):
+        assert distance(found.float(), wanted.float()) < tolerance["rtol"]
+
+
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])
 def test_a_model_trains_with_the_same_gradients(family):
@@ -121,7 +142,7 @@ def gradients(model, by_products, context=None):
     model.zero_grad()
     ids = torch.randint(3, 300, (3, 40), generator=torch.Generator().manual_seed(5))
     mask = (torch.arange(40)[None] < torch.tensor([[40], [31], [7]])).long()
-    with short_rows_by_products(model, by_products), context or torch.autocast("cpu", torch.bfloat16):
+    with attending_by_rows(model, by_products), context or torch.autocast("cpu", torch.bfloat16):
         assert (model.get_base_model().config._attn_implementation == NAME) == by_products
         hidden = model.get_base_model().base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         (hidden.float().pow(3) * mask[..., None]).mean().backward()
@@ -136,7 +157,7 @@ def test_without_the_context_nothing_is_registered_or_changed():
     known = set(AttentionInterface().valid_keys()) - {NAME}
     config = SimpleNamespace(_attn_implementation="eager")
     model = SimpleNamespace(get_base_model=lambda: SimpleNamespace(config=config))
-    with short_rows_by_products(model, True):
+    with attending_by_rows(model, True):
         assert config._attn_implementation == "eager"
     assert known <= set(AttentionInterface().valid_keys())
 

@@ -38,6 +38,7 @@ RECIPES = {
     "lora": (),
     "large rank": ("peft.lora_r=64",),
     "quantised": ("quantization.method=bnb-4bit",),
+    "chosen by the plan": ("training.per_device_train_batch_size='auto'",),
     "accumulated": ("training.global_batch_size=64",),
     "two processes": ("distributed={strategy='ddp', num_processes=2}",),
     "prompt tuning": choosing("prompt-tuning"),
@@ -55,11 +56,13 @@ def test_proposals_fit_when_they_are_planned(write_recipe, kind, size):
         return
     assert 0 < len(fit.proposals) <= MOST_PROPOSALS
     whole = plan_with(()).global_batch_size.value
+    _, roomy = fitted(write_recipe(), 400 * GB, *RECIPES[kind], machine=machine)  # chooses nothing to save memory
     for proposal in fit.proposals:
         made = plan_with(proposal.overrides)
         assert made.memory_bytes.value == proposal.memory_bytes <= fit.usable_bytes
         assert made.global_batch_size.value == whole
         assert len(proposal.costs) >= 1
+        assert roomy(proposal.overrides).memory_bytes.value <= proposal.memory_bytes
     assert len({proposal.overrides for proposal in fit.proposals}) == len(fit.proposals)
 
 

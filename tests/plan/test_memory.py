@@ -32,7 +32,7 @@ def step(facts=FACTS, **changes):
 
 def test_the_terms_of_a_step():
     layer = 100 * (12 * 64 + 4 * 64 + 8 * 128 + 4 * 32 + 14 * 16 + 4 * 4 + 8) + 2 * 4 * 25 * 25
-    logits = 100 * (1000 * 16 + 64 * 2)
+    logits = 100 * (1000 * (2 + 8) + 64 * 2)
     assert step() == MemoryEstimate(
         weights=2_000_000,
         adapter=4000,
@@ -83,7 +83,9 @@ def test_each_layer_keeps_a_mask_if_rows_are_padded_or_packed(changes, has_mask)
 
 def test_logits_of_all_positions_are_in_memory_only_if_they_are_computed_at_once():
     few, many = (step(scoring=Scoring(1_000_000, size)).logits for size in (1024, None))
-    assert few == 1024 * 1000 * 18 + 1_000_000 * 64 * 2 < many
+    trained = step(scoring=Scoring(1_000_000, 1024, is_recomputed=True)).logits
+    assert few == 1024 * 1000 * (2 + 8) + 1_000_000 * 64 * 2 < many
+    assert trained == 1024 * 1000 * 18 + 1_000_000 * 64 * 2
 
 
 def test_the_total_is_the_sum_of_its_terms():

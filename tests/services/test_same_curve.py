@@ -9,6 +9,8 @@ from services_recipes import RECIPE, run_recipe
 
 pytest.importorskip("torch")
 
+from lora_ns.training.padding_free import PaddingFree
+
 STEPS = 24
 SETTINGS = (f"training.max_steps={STEPS}", "training.logging_steps=1", "training.learning_rate=2e-3")
 WORDS = ("plum", "stone", "river", "cloud", "maple", "otter", "ember", "flint", "a pear tree")
@@ -79,6 +81,22 @@ HALF, MATRIX = "model.dtype=bfloat16", pytest.mark.matrix
 def test_the_loss_of_every_step_is_the_same(tmp_path, plain, switched_off, chosen, difference):
     expected, found = plain(*switched_off), curve(tmp_path, *chosen)
     assert found == pytest.approx(expected, rel=difference, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [([], 1e-5), ([HALF], NOISE), (["training.gradient_checkpointing=true"], 1e-5), (["sft.packing=true"], 1e-5)],
+    ids=["float32", "bfloat16", "recomputed", "packed"],
+)
+def test_the_loss_is_the_same_without_padding(tmp_path, plain, monkeypatch, settings, difference):
+    """Rows one after another; packed documents are attended to one by one, where they had a mask before."""
+    expected = plain(*settings, "model.attn_implementation=sdpa")
+    monkeypatch.setattr("lora_ns.training.padding_free.ROW_OF_ITS_OWN", 0)
+    tried = []
+    monkeypatch.setattr(PaddingFree, "_tried", lambda self: tried.append(self) or True)
+    assert curve(tmp_path, *settings) == pytest.approx(expected, rel=difference, abs=0)
+    assert len(tried) == 1
+    assert "padding" not in json.loads(next(tmp_path.rglob("manifest.json")).read_text())["metrics"]
 
 
 def test_products_are_really_used(tmp_path, plain):

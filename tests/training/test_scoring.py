@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("trl")
 
+import peft
 import torch
 import transformers
 from architectures import CAUSAL
@@ -16,9 +17,11 @@ from lora_ns.methods import METHODS
 from lora_ns.model.adapter import add_adapter
 from lora_ns.model.files import find_base
 from lora_ns.model.load import Loading, load_base
+from lora_ns.model.short_rows import attending_by_rows
 from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, positions_at_once
 from lora_ns.table import IGNORED
 from lora_ns.training.causal_attention import attends_to_whole_rows, attention_without_mask
+from lora_ns.training.padding_free import PaddingFree
 from lora_ns.training.scoring import (
     POSITIONS,
     AnswerScorer,
@@ -193,6 +196,96 @@ def test_a_causal_model_needs_no_mask_for_padding_at_the_end(name):
             bare = model(input_ids=ids, use_cache=False).logits
     assert torch.allclose(masked[mask.bool()], bare[mask.bool()], atol=1e-6)
     assert model.config._attn_implementation == before
+
+
+def causal(name, dtype=torch.float32):
+    """A tiny base of a family with a LoRA that is not zero, in training but without dropout."""
+    torch.manual_seed(5)
+    sizes = {"vocab_size": 64, "pad_token_id": 0, **CAUSAL[name].sizes}
+    sizes |= dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout"), 0.0)
+    base = transformers.AutoModelForCausalLM.from_config(
+        CAUSAL[name].config(**sizes), attn_implementation=CAUSAL[name].attention, dtype=dtype
+    )
+    model = peft.get_peft_model(
+        base, peft.LoraConfig(r=4, target_modules=list(CAUSAL[name].targets), init_lora_weights=False)
+    )
+    return model.train()
+
+
+class Free(PaddingFree):
+    """Leaves out any padding, and counts the batches."""
+
+    batches = 0
+
+    def pays(self, mask):
+        found = self.is_possible and not mask.all()
+        self.batches += found
+        return bool(found)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_without_padding_scores_and_gradients_are_the_same(name, checkpointing):
+    model = causal(name)
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    rows, free = batch(), Free(model.get_base_model(), PLAIN)
+    rows["positions"] = labelled_positions(rows["labels"])
+    found = {}
+    for kind, without in (("padded", None), ("free", free)):
+        with attending_by_rows(model, True):
+            scores = AnswerScorer(model, PLAIN).without_mask(without, use_cache=False, **rows)
+            found[kind] = scores, gradients(model, -scores.log_probs.sum())
+    assert free.batches == attends_to_whole_rows(model.get_base_model()) == (name not in {"gemma2", "mistral"})
+    (padded, wanted), (got, slopes) = found["padded"], found["free"]
+    assert torch.allclose(got.log_probs, padded.log_probs, atol=1e-5)
+    assert torch.allclose(got.entropy, padded.entropy, atol=1e-5)
+    assert torch.equal(got.is_top1, padded.is_top1)
+    for part, slope in slopes.items():
+        assert (slope - wanted[part]).norm() <= 1e-4 * wanted[part].norm() + 1e-6, part
+
+
+def mixed(_module, _inputs, output):
+    """What a convolution or a recurrent state does: a position takes something of the one before it."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    mixed = hidden + 0.1 * hidden.roll(1, dims=1)
+    return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_base_whose_rows_see_what_is_before_them_keeps_its_padding(dtype):
+    model = causal("llama", dtype)
+    base = model.get_base_model()
+    with attending_by_rows(model, True):
+        assert PaddingFree(base, PLAIN).is_possible
+        base.base_model.layers[0].register_forward_hook(mixed)
+        assert not PaddingFree(base, PLAIN).is_possible
+        assert base.training
+        assert base.base_model.layers[1].training
+
+
+@pytest.mark.parametrize(
+    ("change", "pays"),
+    [
+        ({}, True),
+        ({"padding": 1}, False),
+        ({"hidden": 64}, False),
+        ({"training": False}, False),
+        ({"by": "sdpa"}, False),
+    ],
+    ids=str,
+)
+def test_padding_is_left_out_where_that_is_faster(change, pays):
+    change = {"padding": 20, "hidden": 576, "training": True, "by": "products"} | change
+    text = SimpleNamespace(hidden_size=change["hidden"])
+    config = SimpleNamespace(_attn_implementation=change["by"], get_text_config=lambda: text)
+    free = PaddingFree(SimpleNamespace(config=config, training=change["training"]), PLAIN)
+    free._keeps_rows_apart = True
+    mask = torch.ones(2, 40, dtype=torch.long)
+    mask[0, 40 - change["padding"] :] = 0
+    assert free.pays(mask) == pays
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])

@@ -18,7 +18,7 @@ from typing import Any
 
 from lora_ns.model.adapter import train_in_float32
 from lora_ns.model.input_casts import casts_left_to_autocast
-from lora_ns.model.short_rows import short_rows_by_products
+from lora_ns.model.short_rows import attending_by_rows
 from lora_ns.plan.memory.activations import named_sizes
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, RANK, VOCABULARY = 64, 158, 4, 1, 14, 9, 311
@@ -141,7 +141,7 @@ def stored(model: Any, variant: Variant, rows: int = ROWS, length: int = LENGTH)
     is_half = variant.dtype != "float32"
     context = torch.autocast("cpu", dtype=getattr(torch, variant.dtype)) if is_half else contextlib.nullcontext()
     caches = {} if model.config.model_type in ENCODERS else {"use_cache": False}
-    products = short_rows_by_products(model, variant.attention == "products")
+    products = attending_by_rows(model, variant.attention == "products")
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with hooks, context, products, casts_left_to_autocast(model):
         # The result is kept, and with it everything that its backward pass needs.

@@ -68,6 +68,8 @@ class Scoring:
     """Positions whose next token is predicted."""
     at_once: int | None = None
     """Positions whose logits are in memory together; None for all."""
+    is_recomputed: bool = False
+    """True if autograd computes the gradient of each part, as for a head with trainable token rows."""
 
     def packed_each(self, facts: BaseFacts, dtype: str) -> int:
         """Return the bytes of a copy of the vocabulary projection; 0 if no position is scored."""
@@ -78,8 +80,8 @@ class Scoring:
         item, together = BYTES[dtype], min(self.tokens, self.at_once or self.tokens)
         if self.at_once is None:
             return together * facts.vocab_size * (item + 4)
-        # Logits, their logarithms, probabilities and a product of these, in float32; and what the last part left.
-        each = 16 if self.tokens <= self.at_once else 18
+        # Logits, and room for two copies in float32; or what autograd makes of them, and what the last part left.
+        each = (18 if self.tokens > self.at_once else 16) if self.is_recomputed else item + 8
         return together * facts.vocab_size * each + self.tokens * facts.hidden_size * item
 
 
