@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -148,16 +149,31 @@ def by_products(
     """
     import torch
 
-    length = query.shape[2]
-    added = _added(mask, is_causal, length, query.dtype)
+    length, is_causal = query.shape[2], is_causal and mask is None
+    added = None if mask is None else _added(mask, query.dtype)
+    blocks = _blocks(length) if is_causal else [slice(0, length)]
     step = max(1, LONGEST_IN_PRODUCTS // length)
-    parts = zip(*(torch.split(part, step) for part in (query, key, value)), strict=True)
+    how = dropout, scaling, blocks, is_causal
+    if len(query) <= step:
+        return _products().apply(query, key, value, added, *how)  # type: ignore[no-any-return]
     mixed = []
+    parts = zip(*(torch.split(part, step) for part in (query, key, value)), strict=True)
     for number, part in enumerate(parts):
         few = slice(number * step, (number + 1) * step)
         seen = added[few] if added is not None and len(added) > 1 else added
-        mixed.append(_products().apply(*part, seen, dropout, scaling))
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        mixed.append(_products().apply(*part, seen, *how))
+    return torch.cat(mixed)
+
+
+_BLOCK = 160
+"""About as many positions has a block: with fewer, the products that are left out take less time than the calls."""
+
+
+def _blocks(length: int) -> list[slice]:
+    """Divide the positions of a row, so that those of a block look only at what is before its end."""
+    count = 1 + length // _BLOCK
+    ends = [length * number // count for number in range(count + 1)]
+    return [slice(*bounds) for bounds in itertools.pairwise(ends)]
 
 
 @functools.cache
@@ -173,48 +189,85 @@ def _products() -> Any:
 
         @staticmethod
         def forward(
-            ctx: Any, query: Any, key: Any, value: Any, added: torch.Tensor | None, dropout: float, scaling: float
+            ctx: Any,
+            query: Any,
+            key: Any,
+            value: Any,
+            added: torch.Tensor | None,
+            dropout: float,
+            scaling: float,
+            blocks: list[slice],
+            is_causal: bool,
         ) -> torch.Tensor:
             keys, values = key.flatten(0, 1), value.flatten(0, 1)
-            scores = torch.bmm(_of_each(query, len(keys)) * scaling, keys.transpose(1, 2))
-            if added is not None:
-                scores.view(*query.shape[:3], -1).add_(added)
-            chances = scores.softmax(-1)
-            factors = torch.empty_like(chances).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
-            ctx.save_for_backward(query, key, value, chances, factors)
-            ctx.scaling = scaling
-            mixed = torch.bmm(chances if factors is None else chances * factors, values)
-            return mixed.view(*query.shape[:3], -1).transpose(1, 2)
+            mixed = query.new_empty(len(query), query.shape[2], query.shape[1], value.shape[-1])
+            kept: list[Any] = []
+            for block in blocks:
+                part = query[:, :, block]
+                queries = torch.mul(part, scaling, out=part.new_empty(part.shape)).view(len(keys), -1, part.shape[-1])
+                scores = torch.bmm(queries, keys[:, : block.stop].transpose(1, 2))
+                by_head = scores.view(*part.shape[:3], -1)
+                if is_causal:
+                    length = part.shape[2]
+                    by_head[..., block].add_(_later(scores.dtype)[:length, :length])
+                elif added is not None:
+                    by_head.add_(added)
+                chances = scores.softmax(-1)
+                factors = torch.empty_like(chances).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
+                found = torch.bmm(_dropped(chances, factors), values[:, : block.stop])
+                mixed[:, block] = found.view(*part.shape[:3], -1).transpose(1, 2)
+                kept += [queries, chances, factors]
+            ctx.save_for_backward(key, value, *kept)
+            ctx.scaling, ctx.blocks = scaling, blocks
+            return mixed
 
         @staticmethod
         def backward(ctx: Any, *outer: Any) -> tuple[Any, ...]:
-            query, key, value, chances, factors = ctx.saved_tensors
-            keys, values = key.flatten(0, 1), value.flatten(0, 1)
-            queries, slopes = (_of_each(part, len(keys)) for part in (query, outer[0].transpose(1, 2)))
-            dropped = chances if factors is None else chances * factors
-            of_values = torch.bmm(dropped.transpose(1, 2), slopes)
-            of_chances = torch.bmm(slopes, values.transpose(1, 2))
-            if factors is not None:
-                of_chances *= factors
-            of_scores = torch.ops.aten._softmax_backward_data(of_chances, chances, -1, chances.dtype)
-            of_queries = torch.bmm(of_scores, keys).mul_(ctx.scaling)
-            of_keys = torch.bmm(of_scores.transpose(1, 2), queries).mul_(ctx.scaling)
-            return of_queries.view(query.shape), of_keys.view(key.shape), of_values.view(value.shape), None, None, None
+            key, value, *kept = ctx.saved_tensors
+            keys, values, slope = key.flatten(0, 1), value.flatten(0, 1), outer[0].transpose(1, 2)
+            of_query = key.new_empty(*outer[0].shape[:3], key.shape[-1]).transpose(1, 2)
+            of_keys = of_values = None
+            for number, block in reversed([*enumerate(ctx.blocks)]):  # as the last one sees all positions
+                queries, chances, factors = kept[3 * number : 3 * number + 3]
+                seen, slopes = slice(0, block.stop), slope[:, :, block].reshape(len(keys), -1, slope.shape[-1])
+                of_values = _plus(of_values, block.stop, _dropped(chances, factors).transpose(1, 2), slopes)
+                of_chances = _dropped(torch.bmm(slopes, values[:, seen].transpose(1, 2)), factors)
+                of_scores = torch.ops.aten._softmax_backward_data(of_chances, chances, -1, chances.dtype)
+                part = of_query[:, :, block]
+                torch.mul(torch.bmm(of_scores, keys[:, seen]).view(part.shape), ctx.scaling, out=part)
+                of_keys = _plus(of_keys, block.stop, of_scores.transpose(1, 2), queries)
+            return of_query, of_keys.view(key.shape), of_values.view(value.shape), *[None] * 5
 
     return Products
 
 
-def _of_each(states: torch.Tensor, keys: int) -> torch.Tensor:
-    """Vectors of shape (rows, heads, length, width), by the key heads of all rows that their heads look at."""
-    return states.reshape(keys, -1, states.shape[-1])
+def _dropped(numbers: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
+    return numbers if factors is None else numbers * factors
 
 
-def _added(mask: torch.Tensor | None, is_causal: bool, length: int, dtype: torch.dtype) -> torch.Tensor | None:
-    """What is added to the scores, of shape (rows or 1, heads or 1, length, length); None if every position is seen."""
+def _plus(total: torch.Tensor | None, end: int, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Add products to the positions before an end of a total, or begin one with them."""
     import torch
 
-    if mask is None and is_causal:
-        mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril_()
-    if mask is None or mask.dtype is not torch.bool:
+    if total is None:
+        return torch.bmm(left, right)
+    total[:, :end].baddbmm_(left, right)
+    return total
+
+
+@functools.cache
+def _later(dtype: torch.dtype) -> torch.Tensor:
+    """What hides from each position those after it."""
+    import torch
+
+    shape = LONGEST_IN_PRODUCTS, LONGEST_IN_PRODUCTS
+    return torch.full(shape, torch.finfo(dtype).min, dtype=dtype).triu_(1)
+
+
+def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the scores, in the shape of the mask."""
+    import torch
+
+    if mask.dtype is not torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)

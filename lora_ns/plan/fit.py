@@ -11,7 +11,14 @@ from lora_ns.model.attention import LONGEST_IN_PRODUCTS, may_attend_by_rows, mul
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.activations import Step
 from lora_ns.plan.memory.band import Band
-from lora_ns.plan.memory.estimate import MemoryEstimate, Scoring, estimate, positions_at_once, start_memory
+from lora_ns.plan.memory.estimate import (
+    MemoryEstimate,
+    Scoring,
+    estimate,
+    normalised_at_once,
+    positions_at_once,
+    start_memory,
+)
 from lora_ns.plan.memory.exact import ExactTerms, exact_terms
 from lora_ns.plan.memory.weights import BYTES
 from lora_ns.plan.plan import DataFacts, Derived, computed, written_value
@@ -130,9 +137,9 @@ def _step_memory(
     step = _step(recipe, machine, facts, dtype, micro, data)
     scored = step.tokens if objective.scores_every_token else 0
     in_parts = objective.next_token_loss and not peft.virtual_length
-    at_once = positions_at_once(facts.vocab_size, on_cpu)
+    at_once, normalised = (count(facts.vocab_size, on_cpu) for count in (positions_at_once, normalised_at_once))
     trains_rows = bool(peft.token_rows and getattr(peft, peft.token_rows.key))
-    parts = Scoring(math.ceil(scored * data.trained_share), at_once, is_recomputed=trains_rows)
+    parts = Scoring(math.ceil(scored * data.trained_share), at_once, normalised, is_recomputed=trains_rows)
     whole = estimate(
         facts,
         exact=fixed[0],

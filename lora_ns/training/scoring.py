@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_ns.model.modules import is_rescaled
 from lora_ns.model.short_rows import BOUNDS
-from lora_ns.plan.memory.estimate import positions_at_once
+from lora_ns.plan.memory.estimate import normalised_at_once, positions_at_once
 from lora_ns.table import IGNORED
 from lora_ns.training.causal_attention import attention_without_mask
 from lora_ns.training.padding_free import PaddingFree, without_padding
@@ -203,14 +203,44 @@ class HeadScorer(AnswerScorer):
         return logs.gather(-1, targets[:, None])[:, 0], entropy, logits.argmax(-1) == targets
 
 
-def _rooms(positions: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
-    """Room for the logits of a part, in their own dtype and twice in float32, for all parts.
+class _Normaliser:
+    """Turns the logits of positions into scores, and into the slope of the log-probabilities by the logits.
 
-    The C library would ask the system for such room again in each part, which takes as long as what is computed in it.
+    Its room serves for all positions: the C library would ask the system for such room again each time, which takes as
+    long as what is computed in it. On a CPU, it fits the cache.
     """
-    import torch
 
-    return [torch.empty(positions, vocabulary, dtype=kind, device=device) for kind in (dtype, torch.float, torch.float)]
+    def __init__(self, positions: int, vocabulary: int, device: torch.device) -> None:
+        import torch
+
+        self._step = normalised_at_once(vocabulary, device.type == "cpu")
+        shape = 2, min(self._step, positions), vocabulary
+        self._exact, self._logs = torch.empty(shape, device=device)
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor, scores: Sequence[torch.Tensor]) -> None:
+        """Overwrite logits with slopes.
+
+        Args:
+            logits: shape (positions, vocabulary), in any dtype.
+            targets: shape (positions,).
+            scores: where log-probabilities, entropies and flags of likely targets go, each of shape (positions,).
+        """
+        for start in range(0, len(logits), self._step):
+            part = slice(start, start + self._step)
+            self._normalise(logits[part], targets[part, None], [score[part] for score in scores])
+
+    def _normalise(self, logits: torch.Tensor, target: torch.Tensor, scores: Sequence[torch.Tensor]) -> None:
+        import torch
+
+        exact, logs = self._exact[: len(logits)], self._logs[: len(logits)]
+        log_probs, entropy, top1 = scores
+        exact.copy_(logits)
+        torch.eq(exact.argmax(-1), target[:, 0], out=top1)
+        torch.log_softmax(exact, -1, out=logs)
+        log_probs.copy_(logs.gather(1, target)[:, 0])
+        probs = torch.exp(logs, out=exact)
+        torch.sum(logs.mul_(probs), -1, out=entropy).neg_()
+        logits.copy_(probs.neg_().scatter_add_(1, target, torch.ones_like(target, dtype=probs.dtype)))
 
 
 @functools.cache
@@ -235,21 +265,16 @@ def scoring_function() -> Any:
             gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             with torch.autocast(kind, enabled=False):
                 step = positions_at_once(len(weight), kind == "cpu")
-                rooms = _rooms(min(step, len(hidden)), len(weight), dtype, device)
+                room = torch.empty(min(step, len(hidden)), len(weight), dtype=dtype, device=device)
+                normalise = _Normaliser(len(room), len(weight), device)
                 for start in range(0, len(hidden), step):
                     part = slice(start, start + step)
-                    target = targets[part, None]
-                    logits, exact, logs = (room[: len(target)] for room in rooms)
-                    torch.mm(hidden[part].to(dtype), weight.t(), out=logits)
-                    exact.copy_(logits if bias is None else logits.add_(bias))
-                    top1[part] = exact.argmax(-1) == target[:, 0]
-                    torch.log_softmax(exact, -1, out=logs)
-                    log_probs[part] = logs.gather(1, target)[:, 0]
-                    probs = torch.exp(logs, out=exact)
-                    entropy[part] = -logs.mul_(probs).sum(-1)
+                    logits = torch.mm(hidden[part].to(dtype), weight.t(), out=room[: len(targets[part])])
+                    if bias is not None:
+                        logits.add_(bias)
+                    normalise(logits, targets[part], (log_probs[part], entropy[part], top1[part]))
                     if gradient is not None:
-                        slope = probs.neg_().scatter_add_(1, target, torch.ones_like(target, dtype=probs.dtype))
-                        gradient[part] = logits.copy_(slope) @ weight
+                        gradient[part] = logits @ weight
             ctx.save_for_backward(gradient)
             ctx.mark_non_differentiable(entropy, top1)
             return log_probs, entropy, top1

@@ -18,7 +18,7 @@ from lora_ns.model.adapter import add_adapter
 from lora_ns.model.files import find_base
 from lora_ns.model.load import Loading, load_base
 from lora_ns.model.short_rows import attending_by_rows
-from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, positions_at_once
+from lora_ns.plan.memory.estimate import POSITIONS_AT_ONCE, normalised_at_once, positions_at_once
 from lora_ns.table import IGNORED
 from lora_ns.training.causal_attention import attends_to_whole_rows, attention_without_mask
 from lora_ns.training.padding_free import PaddingFree
@@ -309,4 +309,7 @@ def test_rows_that_are_padded_in_front_keep_their_mask():
 def test_the_logits_of_a_part_fit_the_cache_of_a_cpu_if_the_vocabulary_allows_it(vocabulary):
     count = positions_at_once(vocabulary, on_cpu=True)
     assert 128 <= count <= positions_at_once(vocabulary, on_cpu=False) == POSITIONS_AT_ONCE
-    assert count == 128 or 4 * count * vocabulary < 32 * 2**20
+    assert count == 128 or count * vocabulary <= 12 * 2**20
+    exact = normalised_at_once(vocabulary, on_cpu=True)
+    assert 1 <= exact <= normalised_at_once(vocabulary, on_cpu=False) == POSITIONS_AT_ONCE
+    assert 2 * 4 * exact * vocabulary <= 8 * 2**20

@@ -19,15 +19,25 @@ from lora_ns.plan.memory.weights import BYTES
 POSITIONS_AT_ONCE = 1024
 """The most positions that the loss projects onto the vocabulary at once."""
 
-_LOGITS_IN_CACHE = 7 * 2**20
-"""Logits in float32 that the C library still keeps in its heap, and a CPU in its cache."""
+_LOGITS_AT_ONCE = 12 * 2**20
+"""Logits of a product on a CPU: with more, it is not faster."""
+
+_LOGITS_IN_CACHE = 3 * 2**18
+"""Logits whose copies in float32 a CPU still has in its cache when it comes to the next operator."""
 
 
 def positions_at_once(vocabulary: int, on_cpu: bool) -> int:
     """Return how many positions the loss projects onto the vocabulary at once."""
     if not on_cpu:
         return POSITIONS_AT_ONCE
-    return min(POSITIONS_AT_ONCE, max(POSITIONS_AT_ONCE // 8, _LOGITS_IN_CACHE // vocabulary))
+    return min(POSITIONS_AT_ONCE, max(POSITIONS_AT_ONCE // 8, _LOGITS_AT_ONCE // vocabulary))
+
+
+def normalised_at_once(vocabulary: int, on_cpu: bool) -> int:
+    """Return how many positions the loss normalises at once, of those it has projected."""
+    if not on_cpu:
+        return POSITIONS_AT_ONCE
+    return min(POSITIONS_AT_ONCE, max(1, _LOGITS_IN_CACHE // vocabulary))
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class Scoring:
     """Positions whose next token is predicted."""
     at_once: int | None = None
     """Positions whose logits are in memory together; None for all."""
+    normalised: int = POSITIONS_AT_ONCE
+    """Positions of these that have two copies of their logits in float32."""
     is_recomputed: bool = False
     """True if autograd computes the gradient of each part, as for a head with trainable token rows."""
 
@@ -80,9 +92,11 @@ class Scoring:
         item, together = BYTES[dtype], min(self.tokens, self.at_once or self.tokens)
         if self.at_once is None:
             return together * facts.vocab_size * (item + 4)
-        # Logits, and room for two copies in float32; or what autograd makes of them, and what the last part left.
-        each = (18 if self.tokens > self.at_once else 16) if self.is_recomputed else item + 8
-        return together * facts.vocab_size * each + self.tokens * facts.hidden_size * item
+        if self.is_recomputed:  # what autograd makes of the logits, and what the last part left
+            numbers = together * (18 if self.tokens > self.at_once else 16)
+        else:
+            numbers = together * item + min(together, self.normalised) * 8
+        return numbers * facts.vocab_size + self.tokens * facts.hidden_size * item
 
 
 def estimate(
