@@ -155,7 +155,8 @@ def by_products(
     step = max(1, LONGEST_IN_PRODUCTS // length)
     how = dropout, scaling, blocks, is_causal
     if len(query) <= step:
-        return _products().apply(query, key, value, added, *how)  # type: ignore[no-any-return]
+        whole: torch.Tensor = _products().apply(query, key, value, added, *how)
+        return whole
     mixed = []
     parts = zip(*(torch.split(part, step) for part in (query, key, value)), strict=True)
     for number, part in enumerate(parts):
@@ -200,7 +201,7 @@ def _products() -> Any:
             is_causal: bool,
         ) -> torch.Tensor:
             keys, values = key.flatten(0, 1), value.flatten(0, 1)
-            mixed = query.new_empty(len(query), query.shape[2], query.shape[1], value.shape[-1])
+            mixed: torch.Tensor = query.new_empty(len(query), query.shape[2], query.shape[1], value.shape[-1])
             kept: list[Any] = []
             for block in blocks:
                 part = query[:, :, block]
@@ -226,7 +227,8 @@ def _products() -> Any:
             key, value, *kept = ctx.saved_tensors
             keys, values, slope = key.flatten(0, 1), value.flatten(0, 1), outer[0].transpose(1, 2)
             of_query = key.new_empty(*outer[0].shape[:3], key.shape[-1]).transpose(1, 2)
-            of_keys = of_values = None
+            of_keys: Any = None
+            of_values: Any = None
             for number, block in reversed([*enumerate(ctx.blocks)]):  # as the last one sees all positions
                 queries, chances, factors = kept[3 * number : 3 * number + 3]
                 seen, slopes = slice(0, block.stop), slope[:, :, block].reshape(len(keys), -1, slope.shape[-1])

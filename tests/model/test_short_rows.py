@@ -48,7 +48,7 @@ def both(query, key, value, mask, is_causal):
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(1, 1), (4, 4), (6, 2), (6, 1)])
-@pytest.mark.parametrize(("rows", "length"), [(1, 2), (3, 5), (200, 6), (5, 130)])
+@pytest.mark.parametrize(("rows", "length"), [(1, 2), (3, 5), (200, 6), (5, 130), (1, 345)])
 def test_the_products_are_the_attention_and_its_gradients(rows, length, heads, key_heads):
     found = vectors(rows, heads, key_heads, length, 4)
     for is_causal in (True, False):
@@ -73,6 +73,18 @@ def test_dropped_probabilities_are_scaled():
     got = by_products(query, key, torch.ones_like(value), None, 0.25, 0.5, True)
     assert abs(got.mean() - 1) < 0.01
     assert got.std() > 0.05
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_the_gradients_are_those_of_finite_differences(monkeypatch, is_causal, dropout):
+    monkeypatch.setattr("lora_ns.model.short_rows._BLOCK", 2)  # several blocks
+
+    def attended(*states):
+        torch.manual_seed(3)  # drops the same probabilities
+        return by_products(*states, None, dropout, 0.5, is_causal)
+
+    assert torch.autograd.gradcheck(attended, vectors(2, 4, 2, 7, 3, torch.double))
 
 
 @pytest.mark.parametrize(
