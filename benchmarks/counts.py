@@ -1,8 +1,8 @@
 """Operators and synchronisations of one training step, against a bare loop over the same adapter.
 
 Counts do not depend on the machine, and hold for a GPU as far as its step dispatches the same operators: there, time
-between kernels is most of a step (see docs/performance.md). A synchronisation is an operator whose result the host
-waits for, such as `.item()` or an index by a mask.
+between kernels is most of a step (see docs/performance.md). So attention is that of a GPU. A synchronisation is an
+operator whose result the host waits for, such as `.item()` or an index by a mask.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ task_type = "CAUSAL_LM"
 [model]
 name_or_path = {model}
 dtype = "{dtype}"
+attn_implementation = "sdpa"
 [peft]
 method = "lora"
 lora_r = 16

@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass, replace
 
 from lora_ns.machine.hardware import Machine
 from lora_ns.methods.base import StartMemory
-from lora_ns.model.attention import LONGEST_IN_PRODUCTS, may_attend_by_rows, multiplies_short_rows, sees_whole_rows
+from lora_ns.model.attention import (
+    LONGEST_IN_PRODUCTS,
+    is_faster_by_rows,
+    may_attend_by_rows,
+    multiplies_short_rows,
+    sees_whole_rows,
+)
 from lora_ns.model.files import BaseFacts
 from lora_ns.plan.memory.activations import Step
 from lora_ns.plan.memory.band import Band
@@ -161,12 +167,14 @@ def _step(recipe: Recipe, machine: Machine, facts: BaseFacts, dtype: str, micro:
     rows, length = micro * objective.forward_passes, math.ceil(row_length(recipe, data.longest) / strategy.row_parts)
     is_even = (data.longest is not None and data.mean_length == data.longest) or _needs_no_mask(recipe, facts)
     is_packed = objective.packs
-    if is_packed and data.mean_length and is_even and leaves_out_padding(recipe, machine.accelerator):
-        # Documents attend one by one, see `training.padding_free`.
-        document = min(length, math.ceil(data.mean_length))
-        rows, length, is_packed = max(1, rows * length // document), document, False
-    elif is_packed:
+    if is_packed:
         rows, length = 1, rows * length
+        document = min(length, math.ceil(data.mean_length or length))
+        documents = max(1, length // document)
+        pays = is_faster_by_rows(length, documents, documents * document**2, facts.hidden_size, dtype == "bfloat16")
+        if pays and is_even and leaves_out_padding(recipe, machine.accelerator):
+            # Documents attend one by one, see `training.padding_free`.
+            rows, length, is_packed = documents, document, False
     return Step(rows, length, dtype, _kernel(asked, machine, dtype, length), is_packed=is_packed, is_even=is_even)
 
 

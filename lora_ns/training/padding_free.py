@@ -7,9 +7,11 @@ a GPU has. On a CPU, attention takes one row after another (`model.short_rows`),
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lora_ns.model.attention import is_faster_by_rows, is_faster_without_padding
 from lora_ns.model.short_rows import BOUNDS, NAME
 from lora_ns.training.causal_attention import attends_to_whole_rows, attention_without_mask
 
@@ -17,19 +19,13 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-ROW_OF_ITS_OWN = 2_000_000
-"""What attention to a row of its own costs, in numbers: each position of a layer costs its hidden size squared.
-
-From runs on two cores: in a layer of hidden size 576 it takes as long as six positions.
-"""
-
 
 class PaddingFree:
     """Leaves the padding out of the training batches of a causal base on a CPU."""
 
     def __init__(self, base: Any, accelerator: Accelerator) -> None:
         self._base, self._accelerator = base, accelerator
-        self._position = base.config.get_text_config().hidden_size ** 2
+        self._hidden = base.config.get_text_config().hidden_size
         self._keeps_rows_apart: bool | None = None
 
     def pays(self, mask: torch.Tensor) -> bool:
@@ -40,8 +36,29 @@ class PaddingFree:
         """
         if mask.device.type != "cpu":
             return False
-        padding = mask.numel() - int(mask.sum())
-        return padding * self._position > len(mask) * ROW_OF_ITS_OWN and self.is_possible
+        padding = mask.numel() - int(mask.numpy().sum())  # counted on the host: nothing waits for a device
+        return is_faster_without_padding(padding, len(mask), self._hidden) and self.is_possible
+
+    def pays_for_documents(self, bounds: torch.Tensor) -> bool:
+        """Test that documents of a packed row are attended to faster one by one.
+
+        Args:
+            bounds: where each document begins, and where the last one ends.
+        """
+        if bounds.device.type != "cpu":
+            return False
+        lengths = [end - start for start, end in itertools.pairwise(bounds.numpy().tolist())]
+        squares = sum(length**2 for length in lengths)
+        pays = is_faster_by_rows(sum(lengths), len(lengths), squares, self._hidden, self._is_rounded)
+        return pays and self.is_possible
+
+    @property
+    def _is_rounded(self) -> bool:
+        """True if the base computes in less than float32."""
+        import torch
+
+        with self._accelerator.autocast():
+            return torch.is_autocast_enabled("cpu") or self._base.dtype is not torch.float32
 
     @property
     def is_possible(self) -> bool:
@@ -69,13 +86,12 @@ class PaddingFree:
         self._base.eval()  # without dropout
         try:
             with torch.no_grad(), self._accelerator.autocast(), attention_without_mask(self._base):
-                is_rounded = torch.is_autocast_enabled("cpu") or self._base.dtype is not torch.float32
                 hidden = self._base.base_model(input_ids=ids[None], use_cache=False, **rows).last_hidden_state[0]
         finally:
             for module in in_training:
                 module.training = True
         alone, behind = hidden[:_TRIED].float(), hidden[-_TRIED:].float()
-        return bool((alone - behind).norm() <= (_ROUNDING if is_rounded else _EXACT) * alone.norm())
+        return bool((alone - behind).norm() <= (_ROUNDING if self._is_rounded else _EXACT) * alone.norm())
 
 
 _TRIED = 8

@@ -123,8 +123,9 @@ class AnswerScorer:
     ) -> Scores:
         """Score a batch whose rows are padded at their end; see `causal_attention` and `padding_free`."""
         if attention_mask is None:  # packed rows, whose positions say where each begins
-            by_bounds = padding_free is not None and BOUNDS in inputs and padding_free.is_possible
-            with attention_without_mask(self._base) if by_bounds else contextlib.nullcontext():
+            bounds = inputs.get(BOUNDS)
+            one_by_one = padding_free is not None and bounds is not None and padding_free.pays_for_documents(bounds)
+            with attention_without_mask(self._base) if one_by_one else contextlib.nullcontext():
                 return self(**inputs)
         is_free = padding_free is not None and padding_free.pays(attention_mask)
         with attention_without_mask(self._base):

@@ -91,7 +91,7 @@ def test_the_loss_of_every_step_is_the_same(tmp_path, plain, switched_off, chose
 def test_the_loss_is_the_same_without_padding(tmp_path, plain, monkeypatch, settings, difference):
     """Rows one after another; packed documents are attended to one by one, where they had a mask before."""
     expected = plain(*settings, "model.attn_implementation=sdpa")
-    monkeypatch.setattr("lora_ns.training.padding_free.ROW_OF_ITS_OWN", 0)
+    monkeypatch.setattr("lora_ns.model.attention.ROW_OF_ITS_OWN", 0)
     tried = []
     monkeypatch.setattr(PaddingFree, "_tried", lambda self: tried.append(self) or True)
     assert curve(tmp_path, *settings) == pytest.approx(expected, rel=difference, abs=0)

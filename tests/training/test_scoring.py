@@ -288,6 +288,26 @@ def test_padding_is_left_out_where_that_is_faster(change, pays):
     assert free.pays(mask) == pays
 
 
+@pytest.mark.parametrize(
+    ("lengths", "hidden", "dtype", "pays"),
+    [
+        ([300, 200, 250], 576, torch.bfloat16, True),
+        ([100, 80], 32, torch.bfloat16, False),
+        ([100, 80], 576, torch.bfloat16, False),
+        ([100, 80], 576, torch.float32, True),
+        ([16] * 64, 256, torch.bfloat16, False),
+        ([16] * 64, 256, torch.float32, True),
+        ([750], 576, torch.float32, False),
+    ],
+)
+def test_documents_attend_one_by_one_where_that_is_faster(lengths, hidden, dtype, pays):
+    config = SimpleNamespace(_attn_implementation="products", get_text_config=lambda: text)
+    text = SimpleNamespace(hidden_size=hidden)
+    free = PaddingFree(SimpleNamespace(config=config, training=True, dtype=dtype), PLAIN)
+    free._keeps_rows_apart = True
+    assert free.pays_for_documents(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)) == pays
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 def test_models_whose_layers_see_whole_rows_are_known(name):
     config = CAUSAL[name].config(**{"vocab_size": 64, "pad_token_id": 0, **CAUSAL[name].sizes})
