@@ -134,6 +134,21 @@ def cases() -> Iterator[Case]:
     yield Case("minilm", 32, 128, "float32", rank=64)
 
 
+def held_out() -> Iterator[Case]:
+    """Yield other shapes, to which no figure of the plan was fitted."""
+    yield Case("nano", 24, 400, "float32")
+    for batch, length in [(1, 1400), (3, 300), (6, 160), (12, 96)]:
+        yield Case("smollm2", batch, length)
+    for batch, length in [(3, 700), (6, 320)]:
+        yield Case("smollm2", batch, length, checkpointing=True)
+    yield Case("smollm2", 3, 400, bits=4)
+    yield Case("smollm2", 4, 200, packing=True)
+    yield Case("smollm2", 3, 300, rank=32)
+    yield Case("smollm2", 5, 200, "float32")
+    for batch, length, dtype in [(6, 400, "bfloat16"), (12, 200, "bfloat16"), (20, 80, "float32")]:
+        yield Case("minilm", batch, length, dtype)
+
+
 def write_rows(case: Case, base: Path, file: Path) -> None:
     """Write rows of the case's length; with packing, of up to half of it."""
     from tokenizers import Tokenizer
@@ -279,12 +294,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("memory.json"))
     parser.add_argument("--again", action="store_true", help="plan the stored runs again, without training")
     parser.add_argument("--threads", help="value of OMP_NUM_THREADS for the runs")
+    parser.add_argument("--held-out", action="store_true", help="measure shapes to which nothing was fitted")
     parser.add_argument("--part", default="0/1", help="with 0/2 and 1/2, two calls share the grid")
     given = parser.parse_args()
     bases = {"nano": "lorans:nano", "smollm2": given.smollm2, "minilm": given.minilm}
     results = stored(given.json)
     number, parts = map(int, given.part.split("/"))
-    for case in [] if given.again else list(cases())[number::parts]:
+    grid = list(held_out() if given.held_out else cases())[number::parts]
+    for case in [] if given.again else grid:
         if case not in results and bases[case.model]:
             try:
                 results[case] = measure(case, bases[case.model], given.threads)
