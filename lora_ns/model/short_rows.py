@@ -154,7 +154,7 @@ def by_products(
     blocks = _blocks(length) if is_causal else [slice(0, length)]
     step = max(1, LONGEST_IN_PRODUCTS // length)
     how = dropout, scaling, blocks, is_causal
-    if len(query) <= step:
+    if len(query) <= step:  # `split` would copy the gradients once more
         whole: torch.Tensor = _products().apply(query, key, value, added, *how)
         return whole
     mixed = []

@@ -171,7 +171,8 @@ def _step(recipe: Recipe, machine: Machine, facts: BaseFacts, dtype: str, micro:
         rows, length = 1, rows * length
         document = min(length, math.ceil(data.mean_length or length))
         documents = max(1, length // document)
-        pays = is_faster_by_rows(length, documents, documents * document**2, facts.hidden_size, dtype == "bfloat16")
+        by_products = multiplies_short_rows(asked, machine.accelerator, dtype)
+        pays = is_faster_by_rows(length, documents, documents * document**2, facts.hidden_size, by_products)
         if pays and is_even and leaves_out_padding(recipe, machine.accelerator):
             # Documents attend one by one, see `training.padding_free`.
             rows, length, is_packed = documents, document, False

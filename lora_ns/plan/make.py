@@ -219,7 +219,7 @@ def _attention(settled: Settled, facts: BaseFacts | None, device: str, dtype: st
             products = f"matrix products are faster on a CPU for rows of up to {LONGEST_IN_PRODUCTS} tokens in {dtype}"
             why.append(f"in training, {products}")
         if leaves_out_padding(settled.recipe, device):
-            why.append("rows one by one, without padding")
+            why.append("rows one by one, without padding, where that is faster")
         return computed("sdpa", "; ".join(why))
     return written_value(settled, "model.attn_implementation", settled.recipe.model.attn_implementation)
 

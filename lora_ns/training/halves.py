@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from lora_ns.model.short_rows import BOUNDS
+
 Unit = Literal["rows", "tokens"]
 
 _OF_THE_WHOLE = frozenset({"scored_positions"})
@@ -37,8 +39,8 @@ class Divisible:
             return cls(inputs, tuple(len(inputs[start : start + group]) for start in range(0, len(inputs), group)))
         if not isinstance(inputs, Mapping) or not inputs:
             return None
-        if "cu_seq_lens_q" in inputs:
-            return cls(inputs, tuple(inputs["cu_seq_lens_q"].diff().tolist()), "tokens")
+        if BOUNDS in inputs:
+            return cls(inputs, tuple(inputs[BOUNDS].diff().tolist()), "tokens")
         tensors = [value for name, value in inputs.items() if getattr(value, "ndim", 0) and name not in _OF_THE_WHOLE]
         sequences = len(inputs["input_ids"]) if "input_ids" in inputs else len(tensors[0]) if tensors else 0
         rows = sequences // sides
@@ -81,7 +83,7 @@ class Divisible:
 
     def _packed(self, first: int, end: int, start: int, size: int) -> Iterator[tuple[str, Any]]:
         """Some documents of a batch that is one long row, with TRL's boundaries for kernels."""
-        bounds = self.inputs["cu_seq_lens_q"][first : end + 1] - start
+        bounds = self.inputs[BOUNDS][first : end + 1] - start
         for name, value in self.inputs.items():
             if name.startswith("cu_seq_lens"):
                 yield name, bounds

@@ -7,7 +7,6 @@ a GPU has. On a CPU, attention takes one row after another (`model.short_rows`),
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,7 @@ class PaddingFree:
         """
         if bounds.device.type != "cpu":
             return False
-        lengths = [end - start for start, end in itertools.pairwise(bounds.numpy().tolist())]
+        lengths = bounds.diff().tolist()
         squares = sum(length**2 for length in lengths)
         pays = is_faster_by_rows(sum(lengths), len(lengths), squares, self._hidden, self._is_rounded)
         return pays and self.is_possible

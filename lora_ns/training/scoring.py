@@ -211,15 +211,16 @@ class _Normaliser:
     long as what is computed in it. On a CPU, it fits the cache.
     """
 
-    def __init__(self, positions: int, vocabulary: int, device: torch.device) -> None:
+    def __init__(self, positions: int, vocabulary: int, device: torch.device, with_slopes: bool) -> None:
         import torch
 
+        self._with_slopes = with_slopes
         self._step = normalised_at_once(vocabulary, device.type == "cpu")
         shape = 2, min(self._step, positions), vocabulary
         self._exact, self._logs = torch.empty(shape, device=device)
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor, scores: Sequence[torch.Tensor]) -> None:
-        """Overwrite logits with slopes.
+        """Overwrite logits with slopes, if they are wanted.
 
         Args:
             logits: shape (positions, vocabulary), in any dtype.
@@ -241,7 +242,8 @@ class _Normaliser:
         log_probs.copy_(logs.gather(1, target)[:, 0])
         probs = torch.exp(logs, out=exact)
         torch.sum(logs.mul_(probs), -1, out=entropy).neg_()
-        logits.copy_(probs.neg_().scatter_add_(1, target, torch.ones_like(target, dtype=probs.dtype)))
+        if self._with_slopes:
+            logits.copy_(probs.neg_().scatter_add_(1, target, torch.ones_like(target, dtype=probs.dtype)))
 
 
 @functools.cache
@@ -267,7 +269,7 @@ def scoring_function() -> Any:
             with torch.autocast(kind, enabled=False):
                 step = positions_at_once(len(weight), kind == "cpu")
                 room = torch.empty(min(step, len(hidden)), len(weight), dtype=dtype, device=device)
-                normalise = _Normaliser(len(room), len(weight), device)
+                normalise = _Normaliser(len(room), len(weight), device, with_slopes=gradient is not None)
                 for start in range(0, len(hidden), step):
                     part = slice(start, start + step)
                     logits = torch.mm(hidden[part].to(dtype), weight.t(), out=room[: len(targets[part])])
